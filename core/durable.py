@@ -35,7 +35,7 @@ def writing(path: Path, mode: int = 0o640) -> Iterator[BinaryIO]:
     """A binary file that appears under `path`, durable and whole, when the block ends without an exception."""
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}-{path.name}"[:250])
     try:
-        with temporary.open("xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
