@@ -124,3 +124,35 @@ class MessageOutbox(Protocol):
 
     def rewind(self, registry_epoch: str, acks: dict[str, int], at: dt.datetime) -> None:
         """The registry's database is another one: forget all acks but these, so that the rest is sent again."""
+
+
+@dataclass(frozen=True)
+class BundleRow:
+    """A model bundle on this device and where it is in its life (states: `appliance.update.activation`)."""
+
+    digest: str  # SHA-256 of its manifest.json; its folder is <bundles>/<digest>
+    name: str
+    version: str
+    state: str
+    code: str  # why it was refused, "" otherwise
+    at: dt.datetime
+
+
+class BundleShelf(Protocol):
+    """Which bundles are here, which is active, which is desired. One row change is the atomic switch."""
+
+    def bundles(self) -> Sequence[BundleRow]:
+        """All bundles ever seen, newest change first."""
+
+    def active(self) -> BundleRow | None:
+        """The bundle that the analyser uses."""
+
+    def put(self, row: BundleRow) -> None:
+        """Write a row. state "active" retires the bundle that was active, in the same transaction; activation and
+        refusal also put their event message into the outbox there."""
+
+    def desired(self) -> tuple[str, str] | None:
+        """(name, version) that the registry wants, None before the first wish."""
+
+    def wish(self, name: str, version: str, at: dt.datetime) -> None:
+        """Record what the registry wants."""
