@@ -1,0 +1,175 @@
+"""The appliance's configuration: parsing and checking, nothing else. Written by `onescan-provision apply`.
+
+One YAML file; every field has its unit and meaning beside it; an unknown field is an error, so that a typing mistake
+can't silently fall back to a default.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from core.errors import ConfigError
+from core.finding import Cancer, Mode
+from core.wire import Slug
+
+AETitle = Annotated[str, StringConstraints(pattern=r"^[ -\[\]-~]{1,16}$", strip_whitespace=True)]
+"""1 to 16 printable characters, no backslash (PS3.5 6.2, VR AE)."""
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReceiverConfig(_Section):
+    """How studies come in."""
+
+    host: str = Field("0.0.0.0", description="address to listen on")
+    port: Port = Field(11112, description="TCP port; 0 picks a free one (it then stands in run/receiver.port)")
+    ae_title: AETitle = Field("ONESCAN", description="our AE title; a sender that calls another one is refused")
+    calling_ae_titles: tuple[AETitle, ...] = Field((), description="senders that may connect; empty: any")
+    quiet_seconds: float = Field(60.0, gt=0, description="s without a new slice after which a study counts as complete")
+    min_free_bytes: int = Field(2 << 30, ge=0, description="bytes of free disk below which stores are refused (A700)")
+    max_associations: int = Field(20, ge=1, le=200, description="associations served at the same time")
+    keep_studies_days: float = Field(30.0, gt=0, description="days that a finished study stays in the spool")
+
+
+class AnalyserConfig(_Section):
+    """How studies are read."""
+
+    runtime: Literal["auto", "openvino", "onnx"] = Field("auto", description="which runtime runs the networks")
+    threads: int = Field(0, ge=0, description="CPU threads for the networks; 0: all cores")
+    memory_mb: int = Field(4096, ge=512, description="MiB that one analysis may use")
+    deadline_s: float = Field(900.0, gt=0, description="s after which an analysis gives up visibly")
+    max_attempts: int = Field(3, ge=1, description="times a study is tried (a crash counts) before it is answered as failed")
+    unload_after_s: float = Field(300.0, ge=0, description="s without work after which the networks leave memory")
+    modes: dict[Cancer, Mode] = Field(default_factory=dict, description="who may see a cancer's answer; default silent")
+    clinical_sign_off: str = Field("", description="named clinician who signed off clinical use at this site")
+
+    @model_validator(mode="after")
+    def _clinical_needs_a_name(self) -> AnalyserConfig:
+        if Mode.CLINICAL in self.modes.values() and not self.clinical_sign_off.strip():
+            raise ValueError("mode clinical needs clinical_sign_off: the clinician who answers for it at this site")
+        return self
+
+
+class PacsConfig(_Section):
+    """A destination of result objects."""
+
+    name: Slug
+    host: str
+    port: Port
+    ae_title: AETitle = Field(description="the PACS's AE title")
+
+
+class RegistryConfig(_Section):
+    """The central registry. Addresses only: keys and certificates stand under `identity/`."""
+
+    mqtt_host: str
+    mqtt_port: Port = 8883
+    tuf_url: str = Field(description="base URL of the model repository; metadata/ and targets/ are below it")
+
+
+class ConsoleConfig(_Section):
+    """The box's own pages."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Port = Field(8080, description="TCP port; 0 picks a free one (it then stands in run/console.port)")
+
+
+class ApplianceConfig(_Section):
+    """Everything that differs from box to box."""
+
+    site: Slug = Field(description="the hospital, as the registry knows it")
+    device: Slug = Field(description="this box, unique within the site")
+    institution: str = Field("", description="the hospital's name for result objects; never leaves the hospital")
+    state: Path = Field(description="folder for everything that must survive a power cut")
+    receiver: ReceiverConfig = ReceiverConfig()
+    analyser: AnalyserConfig = AnalyserConfig()
+    pacs: tuple[PacsConfig, ...] = Field((), description="where result objects go; none: they stay on the box")
+    registry: RegistryConfig
+    console: ConsoleConfig = ConsoleConfig()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> ApplianceConfig:
+        names = [destination.name for destination in self.pacs]
+        if len(names) != len(set(names)):
+            raise ValueError("two PACS destinations have the same name")
+        return self
+
+    @property
+    def spool(self) -> Path:
+        """Received instances."""
+        return self.state / "spool"
+
+    @property
+    def objects(self) -> Path:
+        """Result objects, a folder a result."""
+        return self.state / "objects"
+
+    @property
+    def bundles(self) -> Path:
+        """Installed model bundles, a folder a digest."""
+        return self.state / "bundles"
+
+    @property
+    def tuf(self) -> Path:
+        """Trusted update metadata."""
+        return self.state / "tuf"
+
+    @property
+    def identity(self) -> Path:
+        """Device key and certificate, registry CA, site key."""
+        return self.state / "identity"
+
+    @property
+    def run(self) -> Path:
+        """Doorbells, port files, the GPU lease: nothing that must survive."""
+        return self.state / "run"
+
+    @property
+    def intake_db(self) -> Path:
+        """Written by the receiver alone."""
+        return self.state / "intake.db"
+
+    @property
+    def journal_db(self) -> Path:
+        """Studies after hand-over, answers, outboxes, bundles."""
+        return self.state / "journal.db"
+
+
+def parse(text: str, source: str = "configuration") -> ApplianceConfig:
+    """Check a YAML text. ConfigError names every wrong field and what it should be."""
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not YAML: {error}") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{source} is not a YAML mapping of fields")
+    try:
+        return ApplianceConfig.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {describe(error)}") from error
+
+
+def load(path: Path) -> ApplianceConfig:
+    """Read and check the configuration file."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        remedy = "Run `onescan-provision apply` to write it, or name it with --config."
+        raise ConfigError(f"can't read {path}: {error.strerror}", remedy=remedy) from error
+
+
+def dump(config: ApplianceConfig) -> str:
+    """YAML that `parse` reads back to the same configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+
+
+def describe(error: ValidationError) -> str:
+    """All complaints of a validation on one line: `receiver.port: Input should be ...`."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
