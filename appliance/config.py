@@ -45,7 +45,9 @@ class AnalyserConfig(_Section):
     threads: int = Field(0, ge=0, description="CPU threads for the networks; 0: all cores")
     memory_mb: int = Field(4096, ge=512, description="MiB that one analysis may use")
     deadline_s: float = Field(900.0, gt=0, description="s after which an analysis gives up visibly")
-    max_attempts: int = Field(3, ge=1, description="times a study is tried (a crash counts) before it is answered as failed")
+    max_attempts: int = Field(
+        3, ge=1, description="times a study is tried (a crash counts) before it is answered as failed"
+    )
     unload_after_s: float = Field(300.0, ge=0, description="s without work after which the networks leave memory")
     modes: dict[Cancer, Mode] = Field(default_factory=dict, description="who may see a cancer's answer; default silent")
     clinical_sign_off: str = Field("", description="named clinician who signed off clinical use at this site")

@@ -43,13 +43,15 @@ class Geometry:
     def to_patient(self, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Positions (..., 3) as x-y-z LPS mm of fractional voxel indices (..., 3) given as z-y-x."""
         steps = np.asarray(self.axes, dtype=np.float64) * np.asarray(self.spacing_mm)[:, None]
-        return np.asarray(index, dtype=np.float64) @ steps + np.asarray(self.origin_mm)
+        positions: npt.NDArray[np.float64] = np.asarray(index, dtype=np.float64) @ steps + np.asarray(self.origin_mm)
+        return positions
 
     def to_index(self, position_mm: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Fractional voxel indices (..., 3) z-y-x of positions (..., 3) given as x-y-z LPS mm."""
         steps = np.asarray(self.axes, dtype=np.float64) * np.asarray(self.spacing_mm)[:, None]
         offset = np.asarray(position_mm, dtype=np.float64) - np.asarray(self.origin_mm)
-        return offset @ np.linalg.inv(steps)
+        indices: npt.NDArray[np.float64] = offset @ np.linalg.inv(steps)
+        return indices
 
     def is_axial(self, tolerance: float = 1e-2) -> bool:
         """True where z, y, x indices grow to Superior, Posterior and Left (the order that networks expect)."""
