@@ -1,0 +1,81 @@
+"""The process of one role: it waits for its bell, its watchdog and SIGTERM, and turns its loop in between."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from appliance.doorbell import Bell, Bells
+from appliance.notify import Notifier
+
+RESCAN_S = 5.0
+_PR_SET_PDEATHSIG = 1
+
+
+class RoleProcess:
+    """Everything a role has besides its work. Use as a context manager; `turn` runs the loop until SIGTERM."""
+
+    def __init__(self, name: str, run: Path) -> None:
+        self.name = name
+        self.stopping = threading.Event()
+        self.notifier = Notifier()
+        self._run = run
+        self._stack = ExitStack()
+
+    def __enter__(self) -> RoleProcess:
+        if os.environ.get("ONESCAN_SUPERVISED"):
+            _die_with_parent()
+        self.bell = self._stack.enter_context(contextlib.closing(Bell(self._run, self.name)))
+        self.bells = self._stack.enter_context(contextlib.closing(Bells(self._run)))
+        self._wake_r, wake_w = socket.socketpair()
+        for end in (self._wake_r, wake_w):
+            end.setblocking(False)
+            self._stack.enter_context(contextlib.closing(end))
+        before = signal.set_wakeup_fd(wake_w.fileno())
+        self._stack.callback(signal.set_wakeup_fd, before)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._stack.callback(signal.signal, number, signal.signal(number, self._stop))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.notifier.stopping()
+        self._stack.close()
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.stopping.set()
+
+    def turn(self, step: Callable[[], float], ready: str) -> None:
+        """Call `step` until a stop is asked for; it returns the seconds that it is content to wait.
+
+        Between steps the role sleeps until its bell rings, never longer than 5 s.
+        """
+        self.notifier.ready(ready)
+        while not self.stopping.is_set():
+            wait = step()
+            self.notifier.alive()
+            self.sleep(min(wait, RESCAN_S))
+
+    def sleep(self, seconds: float) -> None:
+        """Until the bell rings, a signal comes or `seconds` are over."""
+        if self.stopping.is_set():
+            return
+        if self.notifier.watchdog_s:
+            seconds = min(seconds, self.notifier.watchdog_s / 3)
+        select.select([self.bell, self._wake_r], [], [], max(seconds, 0.0))
+        self.bell.drain()
+        with contextlib.suppress(BlockingIOError):
+            self._wake_r.recv(64)
+
+
+def _die_with_parent() -> None:
+    """A supervisor that is killed takes its roles with it (prctl(2)); they stop cleanly."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
