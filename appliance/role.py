@@ -70,7 +70,7 @@ class RoleProcess:
             return
         if self.notifier.watchdog_s:
             seconds = min(seconds, self.notifier.watchdog_s / 3)
-        select.select([self.bell, self._wake_r], [], [], max(seconds, 0.0))
+        select.select([self.bell.fileno(), self._wake_r.fileno()], [], [], max(seconds, 0.0))
         self.bell.drain()
         with contextlib.suppress(BlockingIOError):
             self._wake_r.recv(64)

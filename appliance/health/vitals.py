@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -33,6 +34,6 @@ def look(state: Path) -> Vitals:
 
 
 def _hottest() -> float | None:
-    sensors = getattr(psutil, "sensors_temperatures", dict)()
+    sensors: dict[str, list[Any]] = getattr(psutil, "sensors_temperatures", dict)()
     readings = [reading.current for group in sensors.values() for reading in group if reading.current]
     return max(readings, default=None)
