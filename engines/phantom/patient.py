@@ -195,7 +195,7 @@ class Warp:
         goal = np.asarray(point, np.float64)
         here = goal * self.scale
         for _ in range(30):
-            z, y, x = (np.float32([v]) for v in here)
+            z, y, x = (np.array([v], np.float32) for v in here)
             now = np.array([float(v[0]) for v in self.to_template(z, y, x)])
             here = here + (goal - now) * self.scale
         return (float(here[0]), float(here[1]), float(here[2]))

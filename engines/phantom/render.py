@@ -75,7 +75,7 @@ def geometry_of(patient: Patient, scan: Scan) -> Geometry:
     else:
         ny, nx = scan.matrix
     low, high = (z * patient.scale[0] for z in scan.coverage_mm)
-    nz = max(int(round((high - low) / dz)), 1)
+    nz = max(round((high - low) / dz), 1)
     return Geometry(
         shape=(nz, ny, nx),
         spacing_mm=scan.spacing_mm,
@@ -106,10 +106,10 @@ def render_blocks(patient: Patient, scan: Scan) -> Iterator[tuple[npt.NDArray[np
     nz, ny, nx = geometry.shape
     dz, dy, dx = geometry.spacing_mm
     warp, layers = Warp.of(patient), layers_of(patient)
-    subslices = max(int(round(dz / _SUBSLICE_MM)), 1)
+    subslices = max(round(dz / _SUBSLICE_MM), 1)
     per_block = max(_BLOCK_VOXELS // (ny * nx * subslices), 1)
-    y = geometry.origin_mm[1] + np.arange(ny) * dy
-    x = geometry.origin_mm[0] + np.arange(nx) * dx
+    y = geometry.origin_mm[1] + np.arange(ny, dtype=np.float64) * dy
+    x = geometry.origin_mm[0] + np.arange(nx, dtype=np.float64) * dx
     empty = _empty_scanner(patient, scan, y, x)
     finish = _Finish(patient, scan, geometry)
     for start in range(0, nz, per_block):

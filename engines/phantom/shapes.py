@@ -110,7 +110,7 @@ class Ellipsoid:
         )
         if any(self.turn):
             rows = self._rotation().astype(np.float32)
-            d = tuple(row[0] * d[0] + row[1] * d[1] + row[2] * d[2] for row in rows)  # type: ignore[assignment]
+            d = tuple(row[0] * d[0] + row[1] * d[1] + row[2] * d[2] for row in rows)
         k0 = np.zeros(grid.shape, np.float32)
         k1 = np.full(grid.shape, 1e-12, np.float32)
         for delta, radius in zip(d, self.radii, strict=True):

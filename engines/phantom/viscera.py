@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from engines.phantom.anatomy import Frame, Jitter, Layer, spine_y
 from engines.phantom.labels import Tissue
@@ -24,6 +25,9 @@ from engines.phantom.shapes import (
     Union,
     points_grid,
 )
+
+Points = npt.NDArray[np.float64]
+"""Template positions (n, 3) z-y-x in mm."""
 
 
 @dataclass(frozen=True)
@@ -310,18 +314,18 @@ def grow_tree(
     ]
 
 
-def _as_point(p: np.ndarray) -> Point:  # type: ignore[type-arg]
+def _as_point(p: Points) -> Point:
     return (float(p[0]), float(p[1]), float(p[2]))
 
 
-def sample_inside(rng: np.random.Generator, space: Shape, count: int, depth_mm: float) -> np.ndarray:  # type: ignore[type-arg]
+def sample_inside(rng: np.random.Generator, space: Shape, count: int, depth_mm: float) -> Points:
     """`count` points (count, 3) z-y-x, uniform in `space`, at least `depth_mm` below its surface."""
     (z0, z1), (y0, y1), (x0, x1) = space.bounds
     low, high = (
         np.array([max(z0, 0), max(y0, -150), max(x0, -160)]),
         np.array([min(z1, 640), min(y1, 150), min(x1, 160)]),
     )
-    kept: list[np.ndarray] = []  # type: ignore[type-arg]
+    kept: list[Points] = []
     found = 0
     for _ in range(400):
         points = rng.uniform(low, high, (4096, 3))
