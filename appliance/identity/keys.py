@@ -194,7 +194,7 @@ def renewal_due(certificate: x509.Certificate, now: dt.datetime) -> bool:
 
 
 def tls_context(identity: IdentityFolder) -> ssl.SSLContext:
-    """TLS as this device: TLS 1.2 or newer, the registry's CA and no other, host name checked, our certificate shown."""
+    """TLS 1.2 or newer as this device: only the registry's CA trusted, host name checked, our certificate shown."""
     read_private(identity.device_key)
     try:
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(identity.ca))

@@ -30,16 +30,15 @@ from core.errors import IdentityError
 SITE_KEY_BYTES = 32
 _DOMAIN = b"onescan/pseudonym/v1/"
 
-PLACEHOLDERS = frozenset(
-    """
-    unknown unk unidentified unnamed noname nameless unbekannt inconnu desconocido desconhecido sconosciuto
-    anonymous anonymized anonymised anonym anon anonymouspatient deidentified deid pseudonym
-    na nil none null nan blank empty missing undefined notavailable notapplicable notknown notprovided noid nopid
-    patient patientid pid id mrn patid default dummy sample example test testpatient testing phantom qa qc
-    temp temporary tmp emergency emergencypatient trauma er johndoe janedoe
-    12345678 123456789 1234567890
-    """.split()
-)
+_WORDS = """
+unknown unk unidentified unnamed noname nameless unbekannt inconnu desconocido desconhecido sconosciuto
+anonymous anonymized anonymised anonym anon anonymouspatient deidentified deid pseudonym
+na nil none null nan blank empty missing undefined notavailable notapplicable notknown notprovided noid nopid
+patient patientid pid id mrn patid default dummy sample example test testpatient testing phantom qa qc
+temp temporary tmp emergency emergencypatient trauma er johndoe janedoe
+12345678 123456789 1234567890
+"""
+PLACEHOLDERS = frozenset(_WORDS.split())
 """Compared after normalisation and without punctuation and spaces: "N/A", "n.a." and "NA" are one."""
 _REPEATED = 4  # from this length on, one character repeated ("9999", "xxxx") is a placeholder
 
@@ -123,7 +122,7 @@ def ensure_site_key(identity: IdentityFolder, imported: bytes | None = None) -> 
     if imported is not None and not hmac.compare_digest(key, imported):
         raise IdentityError(
             f"{identity.site_key} holds another site key than the one to be imported",
-            remedy="Pseudonyms made with it would no longer match. Keep the old key, or provision a fresh state folder.",
+            remedy="Pseudonyms made with it would not match any more. Keep the old key, or provision anew.",
         )
     return key
 
