@@ -93,6 +93,9 @@ class Network(_Part):
         description="softmax: labels exclude each other, the first is background; sigmoid: each label by itself"
     )
     labels: tuple[Name, ...] = Field(min_length=1, max_length=256, description="meaning of each output channel")
+    bytes_per_voxel: int = Field(
+        default=512, ge=1, le=1_000_000, description="bytes; memory that running it takes per input voxel, measured"
+    )
 
     @model_validator(mode="after")
     def _usable(self) -> Network:

@@ -1,0 +1,59 @@
+"""What every runtime asks of a network and of its output before anybody uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from core.errors import EngineError
+from engines.runtime import Tensor
+
+INPUT = "image"
+OUTPUT = "logits"
+
+
+def check_interface(inputs: Sequence[tuple[str, int]], outputs: Sequence[tuple[str, int]]) -> None:
+    """EngineError unless the network takes `image` and gives `logits`, both with five axes.
+
+    inputs, outputs: (name, number of axes) of each.
+    """
+    if list(inputs) != [(INPUT, 5)] or list(outputs) != [(OUTPUT, 5)]:
+        raise EngineError(
+            f"the network takes {_listed(inputs)} and gives {_listed(outputs)}",
+            remedy=f"Export it with one input `{INPUT}` (1,1,Z,Y,X) and one output `{OUTPUT}` (1,C,Z,Y,X).",
+        )
+
+
+def check_image(image: Tensor) -> None:
+    """EngineError unless an image is finite float32 (1, 1, Z, Y, X)."""
+    if image.dtype != np.float32 or image.ndim != 5 or image.shape[:2] != (1, 1) or 0 in image.shape:
+        raise EngineError(f"an image is float32 (1,1,Z,Y,X), not {image.dtype} {image.shape}")
+    if not _all_finite(image):
+        raise EngineError("the image holds NaN or infinity")
+
+
+def poisoned(shape: tuple[int, ...]) -> Tensor:
+    """An output buffer full of NaN: whatever the library fails to write is then found by `check_logits`."""
+    return np.full(shape, np.nan, dtype=np.float32)
+
+
+def check_logits(logits: Tensor, image: Tensor) -> None:
+    """EngineError unless logits belong to the image's grid, are finite throughout and not all zero."""
+    if logits.dtype != np.float32 or logits.ndim != 5 or logits.shape[0] != 1:
+        raise EngineError(f"logits are float32 (1,C,Z,Y,X), not {logits.dtype} {logits.shape}")
+    if logits.shape[2:] != image.shape[2:]:
+        raise EngineError(f"logits of shape {logits.shape[2:]} for an image of shape {image.shape[2:]}")
+    if not _all_finite(logits):
+        raise EngineError("the network's output holds NaN or infinity, or was not written in full")
+    if not logits.any():
+        raise EngineError("the network's output is zero throughout")
+
+
+def _all_finite(array: Tensor) -> bool:
+    # A sum in float64 over float32 can't overflow, and is NaN or infinite exactly where an element is: no mask array.
+    return bool(np.isfinite(array.sum(dtype=np.float64)))
+
+
+def _listed(ports: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"`{name}` with {axes} axes" for name, axes in ports) or "nothing"

@@ -1,0 +1,78 @@
+"""Tiny real ONNX networks whose answer on a volume can be told in advance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+INTENSITY = {"clip_low_hu": -1024, "clip_high_hu": 1000, "mean_hu": 0, "std_hu": 100}
+
+
+def _model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], channels: int, **ports: str) -> bytes:
+    image, logits = ports.get("image", "image"), ports.get("logits", "logits")
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(image, TensorProto.FLOAT, [1, 1, "z", "y", "x"])],
+        [helper.make_tensor_value_info(logits, TensorProto.FLOAT, [1, channels, "oz", "oy", "ox"])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def bands(*limits_hu: tuple[float, float], steepness: float = 20.0) -> bytes:
+    """Channel 0 is background (logit 0); channel k is positive exactly where low_k < HU < high_k.
+
+    Made for `INTENSITY` (HU / 100): logit_k = steepness * min(x - low, high - x).
+    """
+    n = len(limits_hu)
+    low = np.array([0.0, *(-steepness * low / 100 for low, _ in limits_hu)])
+    high = np.array([0.0, *(steepness * high / 100 for _, high in limits_hu)])
+    slope = np.array([0.0] + [steepness] * n).reshape(-1, 1, 1, 1, 1)
+    nodes = [
+        helper.make_node("Conv", ["image", "up", "low"], ["above"], kernel_shape=[1, 1, 1]),
+        helper.make_node("Conv", ["image", "down", "high"], ["below"], kernel_shape=[1, 1, 1]),
+        helper.make_node("Min", ["above", "below"], ["logits"]),
+    ]
+    return _model(nodes, {"up": slope, "down": -slope, "low": low, "high": high}, n + 1)
+
+
+def smoothing(weights: Sequence[float] = (0.25, 0.5, 0.25)) -> bytes:
+    """Two channels of a 3x3x3 convolution with zero padding: something that depends on a tile's surroundings."""
+    w = np.einsum("i,j,k->ijk", weights, weights, weights)
+    kernel = np.stack([w, -w])[:, None]
+    node = helper.make_node("Conv", ["image", "w", "b"], ["logits"], kernel_shape=[3, 3, 3], pads=[1, 1, 1, 1, 1, 1])
+    return _model([node], {"w": kernel, "b": np.array([0.1, -0.1])}, 2)
+
+
+def zeros() -> bytes:
+    """Two channels of zeros, whatever the image."""
+    weights = {"w": np.zeros((2, 1, 1, 1, 1)), "b": np.zeros(2)}
+    return _model([helper.make_node("Conv", ["image", "w", "b"], ["logits"])], weights, 2)
+
+
+def logarithms() -> bytes:
+    """Two channels of log(image): NaN where the image is negative, -inf where it is zero."""
+    nodes = [
+        helper.make_node("Log", ["image"], ["log"]),
+        helper.make_node("Concat", ["log", "log"], ["logits"], axis=1),
+    ]
+    return _model(nodes, {}, 2)
+
+
+def halving() -> bytes:
+    """Two channels on a grid of half the size: the wrong shape."""
+    weights = {"w": np.ones((2, 1, 2, 2, 2)), "b": np.zeros(2)}
+    return _model([helper.make_node("Conv", ["image", "w", "b"], ["logits"], strides=[2, 2, 2])], weights, 2)
+
+
+def misnamed() -> bytes:
+    """Right in all but the names of its input and output."""
+    weights = {"w": np.ones((2, 1, 1, 1, 1)), "b": np.zeros(2)}
+    node = helper.make_node("Conv", ["input", "w", "b"], ["output"])
+    return _model([node], weights, 2, image="input", logits="output")
