@@ -1,0 +1,95 @@
+"""What the pages show, as plain values; where it comes from is the composition root's business."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class AnswerView:
+    """One cancer's answer. verdict "withheld": computed in silent mode, shown to no clinician."""
+
+    cancer: str
+    verdict: str
+    mode: str
+    score: float | None
+    reason: str
+    lesions: int
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """One study. state: where it is, in words. answers: empty before it is answered."""
+
+    id: str
+    pseudonym: str
+    came_at: dt.datetime
+    instances: int
+    state: str
+    explanation: str
+    revision: int | None
+    answers: Sequence[AnswerView]
+    objects_waiting: int
+    acknowledged: bool
+
+
+@dataclass(frozen=True)
+class StepView:
+    """One line of a study's history."""
+
+    at: str
+    event: str
+    state: str
+
+
+@dataclass(frozen=True)
+class ObjectView:
+    """One result object and where it stands with each PACS."""
+
+    kind: str
+    sop_instance_uid: str
+    delivery: str
+
+
+@dataclass(frozen=True)
+class BoxView:
+    """The box itself. last_instance_at: when the scanner last sent anything."""
+
+    site: str
+    device: str
+    software: str
+    ae_title: str
+    port: int
+    bundle: str
+    synthetic: bool
+    bundle_trouble: str
+    objects_waiting: int
+    messages_waiting: int
+    disk_free_gb: float
+    disk_low: bool
+    cpu_load: float
+    memory_used: float
+    temperature_c: float | None
+    last_instance_at: dt.datetime | None
+
+
+class Overview(Protocol):
+    """Where the pages get their values."""
+
+    def box(self) -> BoxView:
+        """The box now."""
+
+    def studies(self, limit: int) -> Sequence[StudyView]:
+        """Studies that came last, newest first, those still being received included."""
+
+    def study(self, identifier: str) -> StudyView | None:
+        """One study."""
+
+    def steps(self, identifier: str) -> Sequence[StepView]:
+        """What happened to it."""
+
+    def objects(self, identifier: str) -> Sequence[ObjectView]:
+        """What it gave."""

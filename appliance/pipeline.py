@@ -1,0 +1,219 @@
+"""One study, from its slices to its answers: the page to read first.
+
+    scanner ──▶ intake.receiver     each slice durable and journalled before success                (receiver)
+                intake.assembly     complete when its geometry says so ──▶ hand-over
+            ──▶ imaging.select      which series serves, or the reason why none does                (analyser:
+                imaging.volume      its slices as one volume in HU                                   this page)
+                engines.cascade     localise, detect: seven answers
+                reporting           SR, SEG, key images, durable on disk
+                storage.journal     answers, objects and both outboxes in one transaction
+            ──▶ delivery.pacs       each object, until the PACS took it                             (courier)
+                delivery.mqtt       the result, until the registry acknowledged it
+
+A power cut between any two lines loses nothing and repeats nothing that a user would see: ids and UIDs derive from
+what was analysed, times come from the journal, and a study that was being read is read again from its start.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from appliance.identity.pseudonyms import Pseudonyms
+from appliance.imaging.header import ImageHeader, read_header
+from appliance.imaging.select import Selection, select
+from appliance.imaging.volume import build_volume
+from appliance.ports import CompleteBy, StoredInstance
+from appliance.reporting import Equipment, Model, ReportContext, ResultObject, write_objects
+from appliance.storage.journal import CommittedObject, StudyRow
+from core.durable import make_folder
+from core.errors import InputRefused
+from core.finding import Answer, Cancer, Mode, Reason, complete
+from core.volume import Volume
+from core.wire import AnswerBody, BundleRef, LesionBody, ResultBody, Scanner, result_id
+from engines.cascade import Analysis, Cascade, PatientContext
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What stays the same from study to study: the site, the model on the shelf, and where objects go.
+
+    cascade: None while no bundle is active; every study then says so. modes: who may see which cancer's answers.
+    """
+
+    cascade: Cascade | None
+    model: Model | None
+    modes: Mapping[Cancer, Mode]
+    pseudonyms: Pseudonyms
+    equipment: Equipment
+    state: Path
+    objects: Path
+    now: Callable[[], dt.datetime]
+    cancelled: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What of a study can be read: the series of `headers` as one volume, or the refusal that says why not."""
+
+    headers: Sequence[ImageHeader]
+    volume: Volume | None = None
+    refusal: InputRefused | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Everything that one transaction commits."""
+
+    body: ResultBody
+    answers: tuple[Answer, ...]
+    objects: tuple[CommittedObject, ...]
+    timings_s: Mapping[str, float]
+
+
+def read_study(desk: Desk, study: StudyRow, instances: Sequence[StoredInstance]) -> Reading:
+    """One study through the analyser's stages. `study` was started in the journal; commit what comes back there."""
+    scan = open_scan(instances)
+    analysis = analyse(desk, scan)
+    answers = for_this_site(analysis.answers, desk.modes)
+    body = describe(desk, study, scan, answers)
+    objects = report(desk, study, scan, body, answers, analysis, instances)
+    return Reading(body, answers, objects, analysis.timings_s)
+
+
+def open_scan(instances: Sequence[StoredInstance]) -> Scan:
+    """Choose the series to read and stack it. A refusal is part of the scan, not an exception: it becomes an answer."""
+    selection: Selection | None = None
+    try:
+        selection = select([read_header(instance.path) for instance in instances])
+        return Scan(selection.chosen, build_volume(selection.chosen))
+    except InputRefused as refusal:
+        return Scan(selection.chosen if selection else (), refusal=refusal)
+
+
+def analyse(desk: Desk, scan: Scan) -> Analysis:
+    """Seven answers: from the networks, or one refusal for all."""
+    if scan.volume is None:
+        refusal = scan.refusal or InputRefused(Reason.FAILED, "no volume")
+        return unanswered(refusal.reason, refusal.detail)
+    if desk.cascade is None:
+        return unanswered(Reason.NO_ACTIVE_BUNDLE)
+    patient = PatientContext(age_years=scan.headers[0].age_years, sex=scan.headers[0].sex)
+    return desk.cascade.analyse(scan.volume, patient, cancelled=desk.cancelled)
+
+
+def unanswered(reason: Reason, detail: str = "") -> Analysis:
+    """The same reason for every cancer."""
+    answers = tuple(replace(answer, detail=detail) for answer in complete({}, reason))
+    return Analysis(answers=answers, masks={}, organs_ml={}, timings_s={}, runtime="")
+
+
+def for_this_site(answers: Sequence[Answer], modes: Mapping[Cancer, Mode]) -> tuple[Answer, ...]:
+    """The answers with the modes that this site has chosen; silent where it has chosen none."""
+    return tuple(replace(answer, mode=modes.get(answer.cancer, Mode.SILENT)) for answer in answers)
+
+
+def describe(desk: Desk, study: StudyRow, scan: Scan, answers: Sequence[Answer]) -> ResultBody:
+    """The result as the registry gets it: pseudonyms, whole years, whole days, no free text."""
+    first = scan.headers[0] if scan.headers else None
+    series = desk.pseudonyms.series(first.series_uid) if first else "none"
+    digest = desk.model.digest if desk.model else "none"
+    revision = study.revision or 1
+    return ResultBody(
+        result_id=result_id(study.pseudonym, series, digest, revision),
+        revision=revision,
+        supersedes=uuid.UUID(study.supersedes) if study.supersedes else None,
+        study=study.pseudonym,
+        patient=desk.pseudonyms.patient(first.issuer, first.patient_id) if first else None,
+        age_years=first.age_years if first else None,
+        sex=first.sex if first else None,
+        study_date=first.study_date if first else None,
+        scanner=_scanner(first),
+        bundle=bundle_ref(desk.model),
+        complete_by=_complete_by(study.complete_by),
+        slices=len(scan.headers),
+        answers=tuple(_answer_body(answer) for answer in answers),
+        received_at=study.received_at,
+        complete_at=study.complete_at,
+        answered_at=desk.now(),
+    )
+
+
+def report(
+    desk: Desk,
+    study: StudyRow,
+    scan: Scan,
+    body: ResultBody,
+    answers: tuple[Answer, ...],
+    analysis: Analysis,
+    instances: Sequence[StoredInstance],
+) -> tuple[CommittedObject, ...]:
+    """Write the result objects, durable and byte for byte the same on every repeat."""
+    readable = scan.volume is not None
+    context = ReportContext(
+        result_id=body.result_id,
+        revision=body.revision,
+        supersedes=body.supersedes,
+        answered_at=_started(study).astimezone(),
+        answers=answers,
+        model=desk.model,
+        equipment=desk.equipment,
+        volume=scan.volume,
+        masks=analysis.masks,
+        source=[header.path for header in scan.headers] if readable else (),
+        evidence=[instance.path for instance in instances],
+    )
+    folder = make_folder(desk.objects / str(body.result_id))
+    return tuple(_committed(item, desk.state) for item in write_objects(context, folder))
+
+
+def bundle_ref(model: Model | None) -> BundleRef | None:
+    """The bundle as messages name it."""
+    if model is None:
+        return None
+    return BundleRef(name=model.name, version=model.version, digest=model.digest, synthetic=model.synthetic)
+
+
+def _started(study: StudyRow) -> dt.datetime:
+    assert study.started_at is not None, "the journal sets it when the analysis starts"
+    return study.started_at
+
+
+def _complete_by(text: str) -> CompleteBy:
+    return {"geometry": "geometry", "count": "count"}.get(text, "quiet")  # type: ignore[return-value]
+
+
+def _committed(item: ResultObject, state: Path) -> CommittedObject:
+    return CommittedObject(item.kind, item.sop_class_uid, item.sop_instance_uid, str(item.path.relative_to(state)))
+
+
+def _scanner(header: ImageHeader | None) -> Scanner:
+    if header is None:
+        return Scanner()
+    return Scanner(manufacturer=_word(header.manufacturer), model=_word(header.model), kernel=_word(header.kernel))
+
+
+def _word(text: str) -> str:
+    """A header's word as a token: these attributes are free text that a person may have typed into."""
+    return re.sub(r"[^A-Za-z0-9 _.+/:-]", "_", text)[:64]
+
+
+def _answer_body(answer: Answer) -> AnswerBody:
+    return AnswerBody(
+        cancer=answer.cancer,
+        verdict=answer.verdict,
+        mode=answer.mode,
+        score=answer.score,
+        reason=answer.reason,
+        lesions=tuple(
+            LesionBody(score=lesion.score, diameter_mm=lesion.diameter_mm, volume_mm3=lesion.volume_mm3)
+            for lesion in answer.lesions
+        ),
+    )
