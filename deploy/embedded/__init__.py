@@ -16,6 +16,7 @@ root).
 
 from __future__ import annotations
 
+from deploy.embedded.chromium import find_chromium
 from deploy.embedded.mosquitto import MosquittoBroker
 from deploy.embedded.orthanc import OrthancPacs
 from deploy.embedded.pacs import StoragePacs
@@ -30,6 +31,7 @@ __all__ = [
     "Server",
     "ServerError",
     "StoragePacs",
+    "find_chromium",
     "free_port",
     "free_ports",
 ]

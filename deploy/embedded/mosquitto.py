@@ -61,9 +61,7 @@ class MosquittoBroker(Server):
     def prepare(self) -> Command:
         """Write configuration and ACL."""
         durable.write_text(self.folder / "acl", self._acl, mode=0o600)
-        durable.write_text(
-            self.folder / "mosquitto.conf", "\n".join(self._configuration()) + "\n", mode=0o600
-        )
+        durable.write_text(self.folder / "mosquitto.conf", "\n".join(self._configuration()) + "\n", mode=0o600)
         return Command([program("mosquitto"), "-c", str(self.folder / "mosquitto.conf")])
 
     def is_ready(self) -> bool:
@@ -86,9 +84,7 @@ class MosquittoBroker(Server):
         deadline = time.monotonic() + timeout_s
         while self.log().count(_RELOADED) == before:
             if time.monotonic() > deadline:
-                raise ServerError(
-                    f"Mosquitto did not reload in {timeout_s:.0f} s; its log is {self.log_file}"
-                )
+                raise ServerError(f"Mosquitto did not reload in {timeout_s:.0f} s; its log is {self.log_file}")
             time.sleep(0.02)
 
     def _configuration(self) -> list[str]:

@@ -89,9 +89,7 @@ class StoragePacs:
         with self._arrived:
             self._refused_with = status
 
-    def wait_for(
-        self, condition: Callable[[list[Received]], bool], timeout_s: float = 60.0
-    ) -> list[Received]:
+    def wait_for(self, condition: Callable[[list[Received]], bool], timeout_s: float = 60.0) -> list[Received]:
         """Wait until `condition(received)` holds. Raises `ServerError` if it doesn't in time."""
         deadline = time.monotonic() + timeout_s
         with self._arrived:
