@@ -188,3 +188,23 @@ def test_a_retained_message_and_a_waiting_session_outlive_a_restart(tmp_path: Pa
         got = [again.received.get(timeout=WAIT_S)[1] for _ in range(50)]
         again.close()
     assert got == [str(number).encode() for number in range(50)]
+
+
+def test_a_revocation_holds_from_the_next_connection_after_a_reload(
+    tmp_path: Path, authority: TestAuthority
+) -> None:
+    stolen = authority.issue("north/ct1")
+    tls = (authority.certificate, *stolen)
+    listed = authority.revoke()
+    certificate, key = authority.issue("broker")
+    folder = tmp_path / "broker"
+    with MosquittoBroker(folder, authority.certificate, certificate, key, PER_DEVICE, listed) as broker:
+        early = Client(broker, "early", tls)
+        assert early.connect() == 0
+        authority.revoke(stolen[0])
+        broker.reload()
+        late = Client(broker, "late", tls)
+        assert late.connect() >= UNSPECIFIED_ERROR
+        assert early.publish("onescan/v1/north/ct1/result") < NOT_AUTHORISED  # who is connected stays (ADR 0003)
+        early.close()
+        late.close()
