@@ -1,0 +1,16 @@
+"""The front door: DICOM instances in, complete studies out.
+
+In: C-STORE and C-ECHO from scanners and PACS. Out: one durable file per instance in the spool, its row in the intake
+ledger, and, once a study is judged complete, a hand-over row that the analyser takes up.
+
+    receiver.py   the DICOM service (pynetdicom); answers success only when file and row are durable
+    transport.py  what pynetdicom lacks: bounds on connections, PDU and data set lengths, TCP_NODELAY
+    elements.py   walk an encoded data set, lengths checked, nothing decoded (sans-IO)
+    examine.py    is this data set whole, and is it what the sender says? the header facts that assembly needs
+    assembly.py   when is a study complete? (sans-IO: time comes in as an argument)
+    spool.py      the files
+    ledger.py     the port to the journal, implemented by `appliance.storage.intake_journal`
+    role.py       all of these together, with threads: start(), stop()
+
+Called by `appliance.service` only; no other stage imports this one.
+"""

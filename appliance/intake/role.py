@@ -1,0 +1,211 @@
+"""The receiver role: DICOM service, spool, ledger and assembly together, from `start` to `stop`.
+
+Threads: one listener and two per association (pynetdicom's), and one here that lets time pass for assembly, hands
+complete studies over and prunes finished ones. All state is in the ledger: after a crash, `start` goes on from there.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+from collections.abc import Callable, Collection, Hashable, Sequence
+from pathlib import Path
+
+from appliance.intake.assembly import Assembly, Complete, Waiting
+from appliance.intake.ledger import IntakeLedger
+from appliance.intake.receiver import Receiver
+from appliance.intake.spool import Spool, prunable
+from appliance.intake.storing import Storing
+from appliance.ports import Clock, Doorbell
+from core.errors import OneScanError
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 5.0  # how often the thread looks without being woken
+_PRUNE_S = 60.0
+_HEADROOM = 1.25  # pruning for room aims at this many times the watermark
+
+
+class ReceiverRole:
+    """Receives studies and hands them over. Plain values in; `port` is known after `start`."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        ae_title: str,
+        calling_ae_titles: Sequence[str],
+        spool: Path,
+        ledger: IntakeLedger,
+        quiet_seconds: float,
+        min_free_bytes: int,
+        clock: Clock,
+        doorbell: Doorbell,
+        pseudonym: Callable[[str], str],
+        max_associations: int = 20,
+        max_dataset_bytes: int = 2 << 30,
+        idle_s: float = 60.0,
+        negotiation_s: float = 15.0,
+        keep_studies: dt.timedelta = dt.timedelta(days=30),
+        finished: Callable[[], Collection[str]] = frozenset,
+        duplicate_content: Callable[[str], None] = lambda study: None,
+    ) -> None:
+        """finished: ids of hand-overs that are delivered or superseded (only their studies may be pruned).
+
+        pseudonym: of a study UID, for log lines. duplicate_content: called with the pseudonym of a study in which
+        another content came under a known SOP Instance UID (also in the ledger's reports).
+        """
+        self._spool = Spool(spool)
+        self._ledger, self._clock, self._doorbell, self._pseudonym = ledger, clock, doorbell, pseudonym
+        self._min_free_bytes, self._keep_studies, self._finished = min_free_bytes, keep_studies, finished
+        self._assembly = Assembly(quiet_seconds)
+        self._lock = threading.RLock()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._open: set[Hashable] = set()
+        self._next_prune = float("-inf")
+        storing = Storing(
+            spool=self._spool,
+            ledger=ledger,
+            assembly=self._assembly,
+            lock=self._lock,
+            clock=clock,
+            min_free_bytes=min_free_bytes,
+            pseudonym=pseudonym,
+            duplicate_content=duplicate_content,
+        )
+        self._receiver = Receiver(
+            host=host,
+            port=port,
+            ae_title=ae_title,
+            calling_ae_titles=calling_ae_titles,
+            max_associations=max_associations,
+            max_dataset_bytes=max_dataset_bytes,
+            idle_s=idle_s,
+            negotiation_s=negotiation_s,
+            store=storing.store,
+            opened=self._association_opened,
+            closed=self._association_closed,
+        )
+        self._thread = threading.Thread(target=self._run, name="assembly", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on."""
+        return self._receiver.port
+
+    @property
+    def alive(self) -> bool:
+        """True while both the service and the assembly thread work: what a watchdog asks."""
+        return self._thread.is_alive() and not self._stopping
+
+    def start(self) -> None:
+        """Take up the studies that were being received, then listen."""
+        now = self._clock.monotonic()
+        open_studies = self._ledger.open_studies()
+        for study in open_studies:
+            self._assembly.restore(study.study_uid, study.facts, now, study.pruned)
+        self._receiver.start()
+        self._thread.start()
+        log.info(
+            "receiving on port %d; %d studies taken up again, %d unfinished files removed",
+            *(self.port, len(open_studies), self._spool.swept),
+        )
+
+    def stop(self) -> None:
+        """Finish the instances in flight, end the associations, stop the thread. The ledger stays open."""
+        self._receiver.stop()
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _association_opened(self, association: Hashable, sender: str) -> None:
+        with self._lock:
+            self._open.add(association)
+            self._assembly.association_opened(association, sender)
+
+    def _association_closed(self, association: Hashable, released: bool) -> None:
+        with self._lock:
+            self._open.discard(association)
+            self._assembly.association_closed(association, released, self._clock.monotonic())
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                wait = self._step()
+            except OneScanError as error:
+                log.error("assembly: %s; %s", error, error.remedy())
+                wait = _LOOK_S
+            except Exception:
+                # The edge of this thread: without it no study would ever be complete again.
+                log.exception("assembly: unforeseen error; tried again in %g s", _LOOK_S)
+                wait = _LOOK_S
+            self._wake.wait(wait)
+            self._wake.clear()
+
+    def _step(self) -> float:
+        """Decide what can be decided; returns the seconds until time alone can decide something more."""
+        with self._lock:
+            for association in [a for a in self._open if not _alive(a)]:  # a thread that ended without saying so
+                self._association_closed(association, released=False)
+            for decision in self._assembly.tick(self._clock.monotonic()):
+                if isinstance(decision, Complete):
+                    self._hand_over(decision)
+                else:
+                    self._note(decision)
+            now, deadline = self._clock.monotonic(), self._assembly.next_deadline()
+        if now >= self._next_prune:
+            self._next_prune = now + _PRUNE_S
+            self._prune()
+        return _LOOK_S if deadline is None else min(_LOOK_S, max(0.01, deadline - now))
+
+    def _hand_over(self, decision: Complete) -> None:
+        try:
+            handover = self._ledger.hand_over(decision.study_uid, decision.by, decision.explanation, self._clock.now())
+        except OneScanError:
+            self._take_up_again(decision.study_uid)
+            raise
+        study = self._pseudonym(decision.study_uid)
+        if handover is None:
+            log.info("study complete, nothing new in it", extra={"study": study, "complete_by": decision.by})
+            return
+        log.info(
+            "study complete: %s",
+            decision.explanation,
+            extra={
+                "study": study,
+                "complete_by": decision.by,
+                "generation": handover.generation,
+                "instances": len(handover.instances),
+            },
+        )
+        self._doorbell.ring("analyser")
+
+    def _take_up_again(self, study_uid: str) -> None:
+        """The hand-over could not be written (a full disk, say): the study is judged again after the quiet time."""
+        known = self._ledger.study(study_uid)
+        self._assembly.restore(study_uid, known.facts, self._clock.monotonic(), known.pruned)
+
+    def _note(self, decision: Waiting) -> None:
+        self._ledger.note(decision.study_uid, decision.explanation)
+
+    def _prune(self) -> None:
+        """Remove finished studies that are old, or that stand in the way of new ones."""
+        wanted = int(_HEADROOM * self._min_free_bytes) - self._spool.free_bytes()
+        studies = self._ledger.spooled()
+        older_than = self._clock.now() - self._keep_studies
+        if wanted <= 0 and not any(s.last_at < older_than for s in studies):
+            return
+        for study in prunable(studies, self._finished(), older_than, wanted):
+            with self._lock:
+                if not self._assembly.knows(study.study_uid):  # it was reopened a moment ago
+                    self._spool.remove(self._ledger.mark_pruned(study.study_uid, self._clock.now()))
+            log.info("finished study pruned", extra={"study": self._pseudonym(study.study_uid), "bytes": study.bytes})
+
+
+def _alive(association: Hashable) -> bool:
+    return not isinstance(association, threading.Thread) or association.is_alive()

@@ -1,0 +1,134 @@
+"""One instance: examined, written, recorded. What this returns from without an exception may be answered with success.
+
+1. room            below the free-space watermark nothing new is taken
+2. examine         whole, and what the request says (`examine.py`)
+3. known content   the same SOP Instance UID and content: nothing to do. Another content of it: kept as evidence,
+                   reported, never analysed in place of the first
+4. spool           the file is durable
+5. ledger          its row is durable; assembly hears of it in the same breath
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from appliance.intake.assembly import Assembly
+from appliance.intake.examine import examine
+from appliance.intake.facts import InstanceFacts
+from appliance.intake.ledger import Arrival, IntakeLedger, KnownContent
+from appliance.intake.spool import Spool, file_meta
+from appliance.ports import Clock
+from core.errors import StorageFull
+
+log = logging.getLogger(__name__)
+_STRIPES = 64
+
+
+@dataclass(frozen=True)
+class StoreRequest:
+    """A C-STORE request as it came. association: who brings it. dataset: as encoded by the sender."""
+
+    association: Hashable
+    sender: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax: str
+    dataset: bytes
+
+
+class Storing:
+    """Stores instances; may be called from many threads. `lock` is held where ledger and assembly change together."""
+
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        ledger: IntakeLedger,
+        assembly: Assembly,
+        lock: threading.RLock,
+        clock: Clock,
+        min_free_bytes: int,
+        pseudonym: Callable[[str], str],
+        duplicate_content: Callable[[str], None],
+    ) -> None:
+        self._spool, self._ledger, self._assembly, self._lock, self._clock = spool, ledger, assembly, lock, clock
+        self._min_free_bytes = min_free_bytes
+        self._pseudonym = pseudonym
+        self._duplicate_content = duplicate_content
+        self._stripes = [threading.Lock() for _ in range(_STRIPES)]
+
+    def store(self, request: StoreRequest) -> None:
+        """Store an instance. InstanceRefused, StorageFull or StorageError: then nothing of it was kept."""
+        room = self._spool.free_bytes() - len(request.dataset)
+        if room < self._min_free_bytes:  # 1
+            raise StorageFull(f"{self._spool.folder} has less than {self._min_free_bytes} bytes free")
+        facts = examine(  # 2
+            request.dataset, request.transfer_syntax, request.sop_class_uid, request.sop_instance_uid
+        )
+        sha256 = hashlib.sha256(request.dataset).hexdigest()
+        with self._stripes[hash(facts.sop_instance_uid) % _STRIPES]:  # the same UID on two associations at once
+            known = self._ledger.contents_of(facts.sop_instance_uid)
+            same = [k for k in known if (k.study_uid, k.sha256) == (facts.study_uid, sha256)]
+            if same:  # 3
+                self._came_again(request, facts, sha256, same[0])
+            else:
+                self._came_new(request, facts, sha256, known)
+
+    def _came_new(
+        self, request: StoreRequest, facts: InstanceFacts, sha256: str, known: Sequence[KnownContent]
+    ) -> None:
+        evidence = any(k.study_uid == facts.study_uid for k in known)
+        arrival = self._write(request, facts, sha256, evidence)
+        with self._lock:
+            if not evidence and not self._assembly.knows(facts.study_uid):
+                before = self._ledger.study(facts.study_uid)
+                self._ledger.record(arrival)  # 5
+                if before.facts:
+                    now = self._clock.monotonic()
+                    self._assembly.restore(facts.study_uid, before.facts, now, before.pruned)
+                self._arrived(request, facts)
+            else:
+                self._ledger.record(arrival)  # 5
+                self._active(request, facts)
+        if known:
+            self._report_duplicate(request, facts, arrival)
+
+    def _came_again(self, request: StoreRequest, facts: InstanceFacts, sha256: str, known: KnownContent) -> None:
+        with self._lock:
+            if known.pruned:
+                evidence = self._is_evidence(facts, sha256)
+                self._ledger.restore(self._write(request, facts, sha256, evidence))
+            self._active(request, facts)
+
+    def _is_evidence(self, facts: InstanceFacts, sha256: str) -> bool:
+        ours = [k for k in self._ledger.contents_of(facts.sop_instance_uid) if k.study_uid == facts.study_uid]
+        return ours[0].sha256 != sha256
+
+    def _write(self, request: StoreRequest, facts: InstanceFacts, sha256: str, evidence: bool) -> Arrival:
+        name = self._spool.name(facts.study_uid, facts.sop_instance_uid, sha256 if evidence else "")
+        meta = file_meta(facts.sop_class_uid, facts.sop_instance_uid, request.transfer_syntax, request.sender)
+        size = self._spool.write(name, meta, request.dataset)  # 4
+        at = self._clock.now()
+        return Arrival(facts, sha256, name, size, request.transfer_syntax, request.sender, at, evidence)
+
+    def _active(self, request: StoreRequest, facts: InstanceFacts) -> None:
+        """What came changes nothing in a study that is complete; one that is being received had activity."""
+        if self._assembly.knows(facts.study_uid):
+            self._arrived(request, facts)
+
+    def _arrived(self, request: StoreRequest, facts: InstanceFacts) -> None:
+        self._assembly.instance_stored(request.association, facts, self._clock.monotonic())
+
+    def _report_duplicate(self, request: StoreRequest, facts: InstanceFacts, arrival: Arrival) -> None:
+        study = self._pseudonym(facts.study_uid)
+        log.warning(
+            "another content came under a SOP Instance UID that is known; both are kept, the first one counts: "
+            "check how the sender makes its UIDs",
+            extra={"study": study, "sender": request.sender},
+        )
+        self._ledger.report("duplicate_content", facts.study_uid, request.sender, arrival.at)
+        self._duplicate_content(study)

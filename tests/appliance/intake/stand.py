@@ -1,0 +1,153 @@
+"""A receiver on a free port, and senders: dcmtk's storescu and pynetdicom with raw bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE, _config
+from pynetdicom.association import Association
+
+from appliance.intake.receiver import SOP_CLASSES
+from appliance.intake.role import ReceiverRole
+from appliance.storage.intake_journal import IntakeJournal, IntakeReader
+from tests.appliance.dicom_samples import part10
+
+AE_TITLE = "ONESCAN"
+
+
+class RealClock:
+    """Implements ports.Clock."""
+
+    def now(self) -> dt.datetime:
+        return dt.datetime.now(dt.timezone.utc)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class CountingBell:
+    """Implements ports.Doorbell."""
+
+    def __init__(self) -> None:
+        self.rung: list[str] = []
+
+    def ring(self, role: str) -> None:
+        self.rung.append(role)
+
+
+def pseudonym(study_uid: str) -> str:
+    return "pseudonym" if study_uid else ""
+
+
+class Stand:
+    """A running receiver with its ledger and a reader of it."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self.spool = Path(changes.pop("spool", folder / "spool"))
+        self.database = folder / "intake.db"
+        self.journal = IntakeJournal(self.database, self.spool)
+        self.reader = IntakeReader(self.database, self.spool)
+        self.bell = CountingBell()
+        self.duplicates: list[str] = []
+        arguments: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": 0,
+            "ae_title": AE_TITLE,
+            "calling_ae_titles": (),
+            "spool": self.spool,
+            "ledger": self.journal,
+            "quiet_seconds": 60.0,
+            "min_free_bytes": 0,
+            "clock": RealClock(),
+            "doorbell": self.bell,
+            "pseudonym": pseudonym,
+            "duplicate_content": self.duplicates.append,
+        }
+        self.role = ReceiverRole(**{**arguments, **changes})
+        self.role.start()
+
+    @property
+    def port(self) -> int:
+        return self.role.port
+
+    def files(self) -> list[Path]:
+        return sorted(self.spool.rglob("*.dcm"))
+
+    def close(self) -> None:
+        self.role.stop()
+        self.journal.close()
+
+
+@contextlib.contextmanager
+def running(folder: Path, **changes: Any) -> Iterator[Stand]:
+    stand = Stand(folder, **changes)
+    try:
+        yield stand
+    finally:
+        stand.close()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """The condition's value once it is true; fails the test if it never is."""
+    until = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < until, f"not within {seconds} s: {condition}"
+        time.sleep(0.02)
+
+
+def storescu(port: int, *paths: Path, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Push files with dcmtk."""
+    command = ["storescu", "-v", "-aec", AE_TITLE, "-aet", "SCANNER1", *options, "127.0.0.1", str(port)]
+    return subprocess.run([*command, *map(str, paths)], capture_output=True, text=True, timeout=60, check=False)
+
+
+@contextlib.contextmanager
+def association(
+    port: int, called: str = AE_TITLE, calling: str = "SCANNER1", syntax: str = ExplicitVRLittleEndian
+) -> Iterator[Association]:
+    """An association of a pynetdicom SCU that ends however the block leaves it."""
+    ae = AE(calling)
+    for sop_class in SOP_CLASSES:
+        ae.add_requested_context(sop_class, [syntax])
+    assoc = ae.associate("127.0.0.1", port, ae_title=called)
+    try:
+        yield assoc
+    finally:
+        if assoc.is_established:
+            assoc.release()
+
+
+_CHUNKED = threading.Lock()
+
+
+def send(assoc: Association, folder: Path, content: bytes) -> Dataset:
+    """Send the bytes of a Part 10 file as they are, whatever they are; returns the response."""
+    path = folder / "to_send.dcm"
+    path.write_bytes(content)
+    with _CHUNKED:
+        _config.STORE_SEND_CHUNKED_DATASET = True
+        try:
+            return assoc.send_c_store(path)
+        finally:
+            _config.STORE_SEND_CHUNKED_DATASET = False
+
+
+def push(port: int, folder: Path, datasets: Sequence[Dataset], calling: str = "SCANNER1") -> list[int]:
+    """All data sets on one association; their statuses."""
+    with association(port, calling=calling) as assoc:
+        return [send(assoc, folder, part10(ds)).Status for ds in datasets]
+
+
+__all__ = ["CTImageStorage", "Stand", "association", "push", "running", "send", "storescu", "wait_for"]
