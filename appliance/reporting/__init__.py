@@ -1,0 +1,22 @@
+"""Result objects of one study, as DICOM Part 10 files in a folder, ready for the PACS.
+
+In: a `ReportContext`, plain values only: the seven answers, lesion masks in the source geometry, the volume, the files
+of the series that was analysed, who answered (model, device) and when. Out: one `ResultObject` per file: a TID 1500
+structured report, a segmentation per organ with findings, key images that any viewer can show.
+
+The same context always gives the same bytes: UIDs derive from the result id, times come from `answered_at`. Answers in
+mode silent are left out, not_analysed never is. For the pipeline only.
+"""
+
+from appliance.reporting.context import Equipment, Model, ReportContext, ReportFailed, ResultObject, object_uid
+from appliance.reporting.objects import write_objects
+
+__all__ = [
+    "Equipment",
+    "Model",
+    "ReportContext",
+    "ReportFailed",
+    "ResultObject",
+    "object_uid",
+    "write_objects",
+]

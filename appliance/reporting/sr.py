@@ -1,0 +1,236 @@
+"""The structured report: TID 1500 "Measurement Report" as Comprehensive 3D SR (PS3.3 A.35.13, PS3.16 TID 1500).
+
+    Imaging Measurement Report
+    ├── observer: the appliance                                         TID 1002/1004
+    ├── Imaging Measurements, where there are lesions
+    │   ├── algorithm                                                   TID 4019
+    │   └── one group per lesion, in the order of the cancers           TID 1411, referring to its segment
+    │         site, long axis (mm), volume (mm3), score
+    └── Qualitative Evaluations
+        ├── what this is not for, in words
+        ├── one question and answer per cancer, in our order            "Lung cancer" = Positive
+        │     site, mode, score, or why it was not analysed; algorithm
+        └── one sentence per cancer, for viewers that show plain text
+
+The verdicts are evaluations, not measurement groups: TID 1500 has a place for them where no image region is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    ContainerContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    LanguageOfContentItemAndDescendants,
+    Measurement,
+    MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
+    ObservationContext,
+    ObserverContext,
+    ReferencedSegment,
+    RelationshipTypeValues,
+    SourceSeriesForSegmentation,
+    TextContentItem,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.sr.codedict import codes as dicom_codes
+from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage
+
+from appliance.reporting import codes
+from appliance.reporting.context import ReportContext, caution, device_uid, findings, object_uid
+from appliance.reporting.origin import new_file_meta, stamp
+from appliance.reporting.seg import SegmentedOrgan, tracking_id, tracking_uid
+from appliance.reporting.wording import sentence, withheld_sentence
+from core.finding import Answer, Cancer, Lesion
+
+SERIES_NUMBER = 9300
+_CONTAINS = RelationshipTypeValues.CONTAINS
+_MODIFIER = RelationshipTypeValues.HAS_CONCEPT_MOD
+_PROPERTY = RelationshipTypeValues.HAS_PROPERTIES
+_LANGUAGE = Code("en-US", "RFC5646", "English (United States)")
+
+
+def build_report(
+    context: ReportContext,
+    header: Dataset,
+    evidence: Sequence[Dataset],
+    segmentations: Mapping[Cancer, SegmentedOrgan],
+) -> Dataset:
+    """The report as a data set. evidence: the references of all instances that it rests on, segmentations included."""
+    report = Dataset()
+    report.SOPClassUID = Comprehensive3DSRStorage
+    report.SOPInstanceUID = object_uid(context.result_id, "sr")
+    report.file_meta = new_file_meta(report.SOPClassUID, report.SOPInstanceUID)
+    report.Modality = "SR"
+    report.SeriesInstanceUID = object_uid(context.result_id, "series", "sr")
+    report.SeriesNumber = SERIES_NUMBER
+    report.SeriesDescription = "OneScan report" + (f", revision {context.revision}" if context.revision > 1 else "")
+    report.InstanceNumber = 1
+    report.ReferencedPerformedProcedureStepSequence = DicomSequence()
+    stamp(report, context, header)
+    _add_document(report, context, header, evidence)
+    content = _content(context, header, segmentations)
+    for element in content:
+        report[element.tag] = element
+    return report
+
+
+def _add_document(report: Dataset, context: ReportContext, header: Dataset, evidence: Sequence[Dataset]) -> None:
+    """SR Document General (PS3.3 C.17.2): complete, but nobody has verified it."""
+    report.CompletionFlag = "COMPLETE"
+    report.VerificationFlag = "UNVERIFIED"
+    report.PreliminaryFlag = "PRELIMINARY"
+    report.PerformedProcedureCodeSequence = DicomSequence()
+    report.CodingSchemeIdentificationSequence = DicomSequence([codes.scheme_identification()])
+    report.CurrentRequestedProcedureEvidenceSequence = _hierarchy(evidence)
+    if context.supersedes is not None:
+        earlier = Dataset()
+        earlier.StudyInstanceUID = header.StudyInstanceUID
+        earlier.SeriesInstanceUID = object_uid(context.supersedes, "series", "sr")
+        earlier.SOPClassUID = Comprehensive3DSRStorage
+        earlier.SOPInstanceUID = object_uid(context.supersedes, "sr")
+        report.PredecessorDocumentsSequence = _hierarchy([earlier])
+
+
+def _hierarchy(references: Iterable[Dataset]) -> DicomSequence:
+    """References as study → series → instance (PS3.3 table C.17-3), in the order given."""
+    tree: dict[str, dict[str, list[Dataset]]] = {}
+    for reference in references:
+        item = Dataset()
+        item.ReferencedSOPClassUID = reference.SOPClassUID
+        item.ReferencedSOPInstanceUID = reference.SOPInstanceUID
+        series = tree.setdefault(reference.StudyInstanceUID, {})
+        series.setdefault(reference.SeriesInstanceUID, []).append(item)
+    studies = []
+    for study_uid, series in tree.items():
+        study = Dataset()
+        study.StudyInstanceUID = study_uid
+        study.ReferencedSeriesSequence = DicomSequence()
+        for series_uid, instances in series.items():
+            one = Dataset()
+            one.SeriesInstanceUID = series_uid
+            one.ReferencedSOPSequence = DicomSequence(instances)
+            study.ReferencedSeriesSequence.append(one)
+        studies.append(study)
+    return DicomSequence(studies)
+
+
+def _content(
+    context: ReportContext, header: Dataset, segmentations: Mapping[Cancer, SegmentedOrgan]
+) -> ContainerContentItem:
+    root = ContainerContentItem(name=dicom_codes.DCM.ImagingMeasurementReport, template_id="1500")
+    procedure = CodeContentItem(dicom_codes.DCM.ProcedureReported, codes.PROCEDURE, _MODIFIER)
+    root.ContentSequence = ContentSequence(
+        [*LanguageOfContentItemAndDescendants(_LANGUAGE), *_observer(context), procedure]
+    )
+    groups = [
+        item
+        for answer, lesions in findings(context)
+        for lesion in lesions
+        for item in _lesion_group(context, header, answer, lesion, segmentations.get(answer.cancer))
+    ]
+    if groups:
+        measurements = ContainerContentItem(dicom_codes.DCM.ImagingMeasurements, relationship_type=_CONTAINS)
+        measurements.ContentSequence = ContentSequence([*_algorithm(context), *groups])
+        root.ContentSequence.append(measurements)
+    root.ContentSequence.append(_evaluations(context))
+    return root
+
+
+def _observer(context: ReportContext) -> ObservationContext:
+    equipment = context.equipment
+    device = DeviceObserverIdentifyingAttributes(
+        uid=device_uid("appliance", equipment.serial),
+        name="OneScan",
+        manufacturer_name=equipment.manufacturer,
+        model_name=equipment.model,
+        serial_number=equipment.serial,
+    )
+    return ObservationContext(
+        observer_device_context=ObserverContext(
+            observer_type=dicom_codes.DCM.Device, observer_identifying_attributes=device
+        )
+    )
+
+
+def _algorithm(context: ReportContext) -> Sequence[Dataset]:
+    """TID 4019; nothing where no model answered."""
+    model = context.model
+    if model is None:
+        return ()
+    parameters = [f"manifest sha256 {model.digest}"] + (["synthetic evidence only"] if model.synthetic else [])
+    return list(AlgorithmIdentification(name=model.name, version=model.version, parameters=parameters))
+
+
+def _evaluations(context: ReportContext) -> ContainerContentItem:
+    """The verdicts, coded, and the same in words (TID 1500 rows 12 to 14)."""
+    container = ContainerContentItem(codes.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
+    texts = [*map(sentence, context.shown), *withheld_sentence(context.withheld)]
+    container.ContentSequence = ContentSequence(
+        [
+            TextContentItem(codes.COMMENT, caution(context, context.shown) + ".", _CONTAINS),
+            *(_verdict(context, answer) for answer in context.shown),
+            *(TextContentItem(codes.SUMMARY, text, _CONTAINS) for text in texts),
+        ]
+    )
+    return container
+
+
+def _verdict(context: ReportContext, answer: Answer) -> CodeContentItem:
+    item = CodeContentItem(codes.QUESTION[answer.cancer], codes.VERDICTS[answer.verdict], _CONTAINS)
+    item.ContentSequence = ContentSequence(
+        [
+            FindingSite(anatomic_location=codes.SITE[answer.cancer]),
+            CodeContentItem(codes.MODE, codes.MODES[answer.mode], _MODIFIER),
+        ]
+    )
+    if answer.reason is not None:
+        reason = CodeContentItem(codes.REASON, codes.reason_code(answer.reason), _PROPERTY)
+        item.ContentSequence.append(reason)
+    if answer.score is not None:
+        score = NumContentItem(codes.SCORE, round(answer.score, 4), codes.NO_UNITS, relationship_type=_PROPERTY)
+        item.ContentSequence.extend([*_algorithm(context), score])
+    return item
+
+
+def _lesion_group(
+    context: ReportContext, header: Dataset, answer: Answer, lesion: Lesion, organ: SegmentedOrgan | None
+) -> Sequence[Dataset]:
+    tracking = TrackingIdentifier(
+        uid=tracking_uid(context, answer.cancer, lesion), identifier=tracking_id(answer.cancer, lesion)
+    )
+    measurements = [
+        Measurement(name=codes.LONG_AXIS, value=round(lesion.diameter_mm, 1), unit=codes.MILLIMETRE),
+        Measurement(name=codes.VOLUME, value=round(lesion.volume_mm3, 1), unit=codes.CUBIC_MILLIMETRE),
+        Measurement(name=codes.SCORE, value=round(lesion.score, 4), unit=codes.NO_UNITS),
+    ]
+    site = [FindingSite(anatomic_location=codes.SITE[answer.cancer])]
+    if organ is None or lesion.label not in organ.segments:
+        # Too small for a voxel of the source grid: measured, but nothing to outline.
+        return MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=tracking,
+            finding_type=codes.NEOPLASM,
+            finding_sites=site,
+            measurements=measurements,
+        )
+    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=tracking,
+        referenced_segment=ReferencedSegment(
+            sop_class_uid=organ.dataset.SOPClassUID,
+            sop_instance_uid=organ.dataset.SOPInstanceUID,
+            segment_number=organ.segments[lesion.label],
+            source_series=SourceSeriesForSegmentation(header.SeriesInstanceUID),
+        ),
+        finding_type=codes.NEOPLASM,
+        finding_sites=site,
+        measurements=measurements,
+    )
