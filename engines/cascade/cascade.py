@@ -1,0 +1,196 @@
+"""Localise → detect → candidates → lesions → answers, for one volume.
+
+Each cancer is a bulkhead: what goes wrong in one is that one's `not_analysed(analysis failed)`, logged, and the others
+are answered. What goes wrong in the localiser is everybody's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import InputRefused
+from core.finding import Answer, Cancer, Reason, Verdict, complete
+from core.volume import Vector, Volume
+from engines.bundle import Bundle
+from engines.cascade.budget import AnalysisCancelled, Budget, Watch
+from engines.cascade.candidates import extract
+from engines.cascade.detect import detect
+from engines.cascade.lesions import Labels, to_source
+from engines.cascade.localise import FoundOrgan, localise
+from engines.cascade.measured import MeasuredNetwork
+from engines.cascade.orientation import Orientation, orientation_of
+from engines.cascade.rules import PatientContext, Refusal, decide, unfit, unseen
+from engines.manifest import CancerModel
+from engines.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+Refused = Mapping[Cancer, tuple[Reason, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Seven answers and what they rest on.
+
+    answers: in the order of `Cancer`, mode SILENT (the caller applies the site's). masks: uint8 (z, y, x) in the source
+    geometry, value = Lesion.label; only cancers with lesions. organs_ml: volume as localised, mL. timings_s: seconds:
+    "total", "localise", "detect", "lesions" follow each other; "preprocess", "compile", "network" (pure inference) and
+    "blend" are parts of these. runtime: name and precision.
+    """
+
+    answers: tuple[Answer, ...]
+    masks: Mapping[Cancer, Labels]
+    organs_ml: Mapping[str, float]
+    timings_s: Mapping[str, float]
+    runtime: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """A volume in canonical order (a view), and its limits."""
+
+    volume: Volume
+    hu: npt.NDArray[np.int16]
+    spacing_mm: Vector
+    orientation: Orientation
+    watch: Watch
+
+
+class Cascade:
+    """One bundle on one runtime. Networks load when first needed and stay. Not for several threads at once."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        runtime: Runtime,
+        budget: Budget | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._bundle = bundle
+        self._runtime = runtime
+        self._budget = budget or Budget()
+        self._clock = clock
+        self._networks: dict[str, MeasuredNetwork] = {}
+
+    def analyse(
+        self,
+        volume: Volume,
+        patient: PatientContext,
+        refused: Refused = MappingProxyType({}),
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Analysis:
+        """Answers for all seven cancers. refused: cancers that an earlier stage ruled out, with (reason, detail).
+
+        Raises AnalysisCancelled soon after `cancelled()` turns true, and nothing else on purpose.
+        """
+        watch = Watch(self._budget, cancelled, self._clock)
+        answers: dict[Cancer, Answer] = {}
+        masks: dict[Cancer, Labels] = {}
+        organs: Mapping[str, FoundOrgan] = {}
+        wanted = self._admit(volume, patient, refused, answers)
+        if wanted:
+            try:
+                scan = _scan(volume, watch)
+                organs = self._localise(scan)
+            except Exception as error:  # a bulkhead: see the module's docstring
+                refusal = _refusal("localiser", error)
+                answers.update({model.cancer: refusal.answer(model.cancer) for model in wanted})
+            else:
+                self._answer_each(wanted, scan, organs, answers, masks)
+        watch.seconds["total"] = watch.elapsed_s
+        return Analysis(
+            answers=complete(answers, Reason.NO_MODEL),
+            masks=masks,
+            organs_ml={name: organ.volume_ml for name, organ in organs.items()},
+            timings_s=dict(watch.seconds),
+            runtime=f"{self._runtime.name} {self._runtime.precision}",
+        )
+
+    def _admit(
+        self, volume: Volume, patient: PatientContext, refused: Refused, answers: dict[Cancer, Answer]
+    ) -> list[CancerModel]:
+        """The cancers to look for; those that this scan or patient rules out get their answer here."""
+        wanted = []
+        for model in self._bundle.manifest.cancers:
+            if model.cancer in refused:
+                answers[model.cancer] = Answer.not_analysed(model.cancer, *refused[model.cancer])
+            elif refusal := unfit(model, patient, volume.geometry.spacing_mm[0]):
+                answers[model.cancer] = refusal.answer(model.cancer)
+            else:
+                wanted.append(model)
+        return wanted
+
+    def _localise(self, scan: _Scan) -> Mapping[str, FoundOrgan]:
+        manifest = self._bundle.manifest
+        with scan.watch.timed("localise"):
+            network = self._network(manifest.localiser.id)
+            return localise(scan.hu, scan.spacing_mm, manifest.organs, network, scan.watch)
+
+    def _answer_each(
+        self,
+        wanted: list[CancerModel],
+        scan: _Scan,
+        organs: Mapping[str, FoundOrgan],
+        answers: dict[Cancer, Answer],
+        masks: dict[Cancer, Labels],
+    ) -> None:
+        for model in wanted:
+            try:
+                answer, mask = self._answer(model, scan, organs[model.organ])
+            except Exception as error:  # a bulkhead: see the module's docstring
+                answer, mask = _refusal(f"{model.cancer.value} detector", error).answer(model.cancer), None
+            answers[model.cancer] = answer
+            if mask is not None:
+                masks[model.cancer] = mask
+
+    def _answer(self, model: CancerModel, scan: _Scan, found: FoundOrgan) -> tuple[Answer, Labels | None]:
+        organ = self._bundle.manifest.organ(model.organ)
+        if refusal := unseen(model, organ, found.volume_ml, found.cut_mm2):
+            return refusal.answer(model.cancer), None
+        watch = scan.watch
+        watch.check()
+        with watch.timed("detect"):
+            network = self._network(model.network)
+            probability, region = detect(scan.hu, scan.spacing_mm, found, organ.margin_mm, model.label, network, watch)
+        watch.check()
+        with watch.timed("lesions"):
+            candidates = extract(probability, region.organ, region.grid.spacing_mm, model.extraction)
+            answer = decide(model.cancer, model, candidates)
+            if answer.verdict is Verdict.NEGATIVE:
+                return answer, None
+            shown = [c for c in candidates if c.score >= model.negative_below]
+            lesions, mask = to_source(
+                shown, probability, model.extraction.probability, region, scan.volume.geometry, scan.orientation, watch
+            )
+        return replace(answer, lesions=lesions), mask
+
+    def _network(self, network_id: str) -> MeasuredNetwork:
+        if network_id not in self._networks:
+            spec = self._bundle.manifest.network(network_id)
+            self._networks[network_id] = MeasuredNetwork(self._runtime.load(self._bundle.path(spec.file)), spec)
+        return self._networks[network_id]
+
+
+def _scan(volume: Volume, watch: Watch) -> _Scan:
+    orientation = orientation_of(volume.geometry)
+    spacing = orientation.spacing(volume.geometry.spacing_mm)
+    return _Scan(volume, orientation.view(volume.hu), spacing, orientation, watch)
+
+
+def _refusal(stage: str, error: Exception) -> Refusal:
+    """What a stage's failure means for a cancer. Cancelling is no failure: it goes on upwards."""
+    if isinstance(error, AnalysisCancelled):
+        raise error
+    if isinstance(error, InputRefused):
+        return Refusal(error.reason, error.detail)
+    log.error("%s failed: %s", stage, error, exc_info=error)
+    if isinstance(error, MemoryError):
+        return Refusal(Reason.MEMORY, f"{stage}: the system has no memory left")
+    return Refusal(Reason.FAILED, f"{stage}: {error}"[:200])

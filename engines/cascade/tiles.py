@@ -1,0 +1,64 @@
+"""Overlapping tiles over a region, and Gaussian weights that sum to 1 in every voxel.
+
+A tile's middle sees more of its surroundings than its edge, so it counts more: weights fall off with sigma = edge / 8
+(nnU-Net, Isensee et al. 2021). Tiles stand on a product of three axes and the Gaussian is separable; so is the sum of
+all weights in a voxel, and each axis can be normalised by itself. No map of weights is ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from core.volume import Index
+
+_SIGMA = 1 / 8
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Half-open voxels start..stop (z, y, x) of the region, and its weights along each axis (float32)."""
+
+    start: Index
+    stop: Index
+    weights: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+    @property
+    def where(self) -> tuple[slice, slice, slice]:
+        """The tile as an index into the region."""
+        z, y, x = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        return (z, y, x)
+
+
+def starts(n: int, size: int, overlap: float) -> tuple[int, ...]:
+    """Where tiles of `size` begin so that they cover 0..n evenly, neighbours overlapping by at least `overlap`."""
+    if n <= size:
+        return (0,)
+    step = max(1, int(size * (1 - overlap)))
+    count = -(-(n - size) // step) + 1
+    return tuple(round(float(position)) for position in np.linspace(0, n - size, count))
+
+
+def axis_weights(n: int, size: int, begins: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Weights (tiles, min(size, n)) along one axis; over the tiles that cover a voxel they sum to 1."""
+    edge = min(size, n)
+    bell = np.exp(-0.5 * ((np.arange(edge) - (edge - 1) / 2) / (_SIGMA * edge)) ** 2)
+    total = np.zeros(n)
+    for begin in begins:
+        total[begin : begin + edge] += bell
+    return np.stack([bell / total[begin : begin + edge] for begin in begins]).astype(np.float32)
+
+
+def tiles(shape: Index, size: Index, overlap: float) -> Iterator[Tile]:
+    """All tiles over a region of `shape`, in a fixed order (z slowest)."""
+    begins = [starts(n, edge, overlap) for n, edge in zip(shape, size, strict=True)]
+    weights = [axis_weights(n, edge, b) for n, edge, b in zip(shape, size, begins, strict=True)]
+    for i, j, k in product(*(range(len(b)) for b in begins)):
+        start = (begins[0][i], begins[1][j], begins[2][k])
+        along = (weights[0][i], weights[1][j], weights[2][k])
+        stop = (start[0] + len(along[0]), start[1] + len(along[1]), start[2] + len(along[2]))
+        yield Tile(start, stop, along)
