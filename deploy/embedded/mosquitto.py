@@ -21,6 +21,9 @@ _RELOADED = "Reloading config."
 class MosquittoBroker(Server):
     """Mosquitto 2 under `folder`, listening on 127.0.0.1 only.
 
+    `acl` None: the ACL file belongs to somebody else (the registry), who writes `acl_file` and sends SIGHUP to
+    the process named in `pid_file`.
+
     With certificates: TLS 1.2 or newer, every client must show a certificate of `cafile`, its common name
     becomes the user name, and `acl` (the text of an ACL file) says what that user may do; nothing else is
     allowed.
@@ -38,7 +41,7 @@ class MosquittoBroker(Server):
         cafile: Path | None,
         certfile: Path | None,
         keyfile: Path | None,
-        acl: str,
+        acl: str | None,
         crlfile: Path | None = None,
         port: int | None = None,
     ) -> None:
@@ -58,9 +61,20 @@ class MosquittoBroker(Server):
         """Where it listens."""
         return "127.0.0.1"
 
+    @property
+    def acl_file(self) -> Path:
+        """Who may do what; read on start and on SIGHUP."""
+        return self.folder / "acl"
+
+    @property
+    def pid_file(self) -> Path:
+        """Where Mosquitto writes its process id."""
+        return self.folder / "mosquitto.pid"
+
     def prepare(self) -> Command:
         """Write configuration and ACL."""
-        durable.write_text(self.folder / "acl", self._acl, mode=0o600)
+        if self._acl is not None:
+            durable.write_text(self.acl_file, self._acl, mode=0o600)
         durable.write_text(self.folder / "mosquitto.conf", "\n".join(self._configuration()) + "\n", mode=0o600)
         return Command([program("mosquitto"), "-c", str(self.folder / "mosquitto.conf")])
 
@@ -71,7 +85,7 @@ class MosquittoBroker(Server):
     def set_acl(self, acl: str) -> None:
         """Replace the ACL of the running broker; connected clients are held to the new one."""
         self._acl = acl
-        durable.write_text(self.folder / "acl", acl, mode=0o600)
+        durable.write_text(self.acl_file, acl, mode=0o600)
         if self.pid is not None:
             self.reload()
 
@@ -91,6 +105,7 @@ class MosquittoBroker(Server):
         lines = [
             "per_listener_settings true",
             *(["user root"] if os.geteuid() == 0 else []),
+            f"pid_file {self.pid_file}",
             "log_dest stderr",
             "log_type error",
             "log_type warning",
@@ -106,7 +121,7 @@ class MosquittoBroker(Server):
             "max_queued_bytes 536870912",
             "persistent_client_expiration 60d",
             f"listener {self.port} {self.host}",
-            f"acl_file {self.folder / 'acl'}",
+            f"acl_file {self.acl_file}",
         ]
         if not self._secure:
             return [*lines, "allow_anonymous true"]
