@@ -29,7 +29,7 @@ from appliance.imaging.header import ImageHeader, read_header
 from appliance.imaging.select import Selection, select
 from appliance.imaging.volume import build_volume
 from appliance.ports import CompleteBy, StoredInstance
-from appliance.reporting import Equipment, Model, ReportContext, ResultObject, write_objects
+from appliance.reporting import Equipment, Model, ReportContext, ReportFailed, ResultObject, write_objects
 from appliance.storage.journal import CommittedObject, StudyRow
 from core.durable import make_folder
 from core.errors import InputRefused
@@ -45,10 +45,11 @@ log = logging.getLogger(__name__)
 class Desk:
     """What stays the same from study to study: the site, the model on the shelf, and where objects go.
 
-    cascade: None while no bundle is active; every study then says so. modes: who may see which cancer's answers.
+    cascade: None while no bundle can be used; every study is then answered as not analysed, for the reason `without`. modes: who may see which cancer's answers.
     """
 
     cascade: Cascade | None
+    without: Reason
     model: Model | None
     modes: Mapping[Cancer, Mode]
     pseudonyms: Pseudonyms
@@ -88,6 +89,20 @@ def read_study(desk: Desk, study: StudyRow, instances: Sequence[StoredInstance])
     return Reading(body, answers, objects, analysis.timings_s)
 
 
+def read_without_analysis(desk: Desk, study: StudyRow, instances: Sequence[StoredInstance]) -> Reading:
+    """The answer of a study that failed too often: not analysed, visibly. If even its report fails, none is made."""
+    scan = Scan(headers=())
+    analysis = unanswered(Reason.FAILED)
+    answers = for_this_site(analysis.answers, desk.modes)
+    body = describe(desk, study, scan, answers)
+    try:
+        objects = report(desk, study, scan, body, answers, analysis, instances)
+    except ReportFailed as error:
+        log.error("not even a report that says so can be made", exc_info=error, extra={"study": study.pseudonym})
+        objects = ()
+    return Reading(body, answers, objects, {})
+
+
 def open_scan(instances: Sequence[StoredInstance]) -> Scan:
     """Choose the series to read and stack it. A refusal is part of the scan, not an exception: it becomes an answer."""
     selection: Selection | None = None
@@ -104,7 +119,7 @@ def analyse(desk: Desk, scan: Scan) -> Analysis:
         refusal = scan.refusal or InputRefused(Reason.FAILED, "no volume")
         return unanswered(refusal.reason, refusal.detail)
     if desk.cascade is None:
-        return unanswered(Reason.NO_ACTIVE_BUNDLE)
+        return unanswered(desk.without)
     patient = PatientContext(age_years=scan.headers[0].age_years, sex=scan.headers[0].sex)
     return desk.cascade.analyse(scan.volume, patient, cancelled=desk.cancelled)
 

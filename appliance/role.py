@@ -53,15 +53,17 @@ class RoleProcess:
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self.stopping.set()
 
-    def turn(self, step: Callable[[], float], ready: str) -> None:
+    def turn(self, step: Callable[[], float], ready: str, alive: Callable[[], bool] = lambda: True) -> None:
         """Call `step` until a stop is asked for; it returns the seconds that it is content to wait.
 
-        Between steps the role sleeps until its bell rings, never longer than 5 s.
+        Between steps the role sleeps until its bell rings, never longer than 5 s. The watchdog hears of us only while
+        `alive()`: a role whose threads died must be started again.
         """
         self.notifier.ready(ready)
         while not self.stopping.is_set():
             wait = step()
-            self.notifier.alive()
+            if alive():
+                self.notifier.alive()
             self.sleep(min(wait, RESCAN_S))
 
     def sleep(self, seconds: float) -> None:

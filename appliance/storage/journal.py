@@ -67,6 +67,7 @@ class Journal:
     """`journal.db`: studies here; `.messages`, `.pacs` and `.shelf` are the outboxes and the bundles."""
 
     def __init__(self, path: Path, state: Path, device: str, stamp: Callable[[], Stamp]) -> None:
+        """path: the database file. state: folder that object paths are relative to. stamp: the present moment."""
         schema = (importlib.resources.files(__package__) / "schema.sql").read_text()
         self._database = Database(path, schema, SCHEMA_VERSION)
         self._stamp = stamp
@@ -128,6 +129,10 @@ class Journal:
             self._step(row.handover_id, Event.ANALYSIS_STARTED, state)
         return self.study(row.handover_id)
 
+    def refund_attempt(self, handover_id: str) -> None:
+        """The attempt that just ended does not count."""
+        self._database.run("refund_attempt", {"handover_id": handover_id})
+
     def commit_answers(
         self,
         row: StudyRow,
@@ -185,6 +190,18 @@ class Journal:
         """Put an event message into the outbox."""
         self.messages.post("event", body)
 
+    def report_cursor(self) -> int:
+        """Reports of the receiver up to this cursor of `intake.db` are in the outbox."""
+        row = self._database.one("get_meta", {"key": "report_cursor"})
+        return int(row["value"]) if row else 0
+
+    def pass_on(self, cursor: int, body: EventBody) -> None:
+        """Put a report of the receiver into the outbox, once."""
+        with self._database.transaction():
+            if cursor > self.report_cursor():
+                self._database.run("put_meta", {"key": "report_cursor", "value": str(cursor)})
+                self.messages.post("event", body)
+
     # ---- reading
 
     def study(self, handover_id: str) -> StudyRow:
@@ -224,9 +241,9 @@ class Journal:
         row = self._database.one("count_answered_since", {"since": iso(since)})
         return int(row["n"]) if row else 0
 
-    def unfinished_study_uids(self) -> frozenset[str]:
-        """Studies whose spool must stay: not yet delivered everywhere."""
-        return frozenset(row["study_uid"] for row in self._database.rows("unfinished_study_uids"))
+    def finished_handovers(self) -> frozenset[str]:
+        """Hand-overs whose spool files may go: delivered everywhere, or superseded."""
+        return frozenset(row["handover_id"] for row in self._database.rows("finished_handovers"))
 
     def close(self) -> None:
         """Close the file; what was committed stays."""

@@ -32,6 +32,9 @@ SELECT * FROM study WHERE study_uid = :study_uid AND result_id IS NOT NULL ORDER
 UPDATE study SET state = :state, attempts = attempts + 1, started_at = coalesce(started_at, :at), revision = :revision,
                  supersedes = :supersedes
 WHERE handover_id = :handover_id
+-- name: refund_attempt
+-- A full disk or a clean stop is not the study's fault.
+UPDATE study SET attempts = attempts - 1 WHERE handover_id = :handover_id AND attempts > 0
 -- name: answer_study
 UPDATE study SET state = :state, result_id = :result_id, result_seq = :result_seq, answered_at = :at
 WHERE handover_id = :handover_id
@@ -49,8 +52,9 @@ SELECT * FROM study ORDER BY complete_at DESC LIMIT :limit
 SELECT state, count(*) AS n FROM study GROUP BY state
 -- name: count_answered_since
 SELECT count(*) AS n FROM study WHERE answered_at >= :since
--- name: unfinished_study_uids
-SELECT DISTINCT study_uid FROM study WHERE state NOT IN ('delivered', 'superseded')
+-- name: finished_handovers
+-- What the spool may forget.
+SELECT handover_id FROM study WHERE state IN ('delivered', 'superseded')
 
 -- Answers and objects ------------------------------------------------------------------------------------------------
 -- name: add_answer

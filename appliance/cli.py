@@ -1,0 +1,142 @@
+"""`onescan-appliance`: run the box, and ask it how it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from appliance import config as configuration
+from core.errors import OneScanError
+from core.finding import Cancer
+
+DEFAULT_CONFIG = Path("/etc/onescan/appliance.yaml")
+ROLES = ("receiver", "analyser", "courier", "updater", "console")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="The OneScan appliance: receives CT studies, looks for seven cancers, answers into the PACS and the registry."
+    "\n\nThe configuration is written by `onescan-provision apply`. Start with `onescan-appliance check`.",
+)
+ConfigOption = Annotated[
+    Path,
+    typer.Option("--config", "-c", envvar="ONESCAN_CONFIG", help="Configuration file.", show_default=True),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+_screen = Console()
+
+
+@app.command()
+def run(
+    role: Annotated[
+        Optional[str],  # noqa: UP007, UP045 -- typer reads this at run time, on Python 3.10 too
+        typer.Argument(help=f"One of {', '.join(ROLES)}. Without it: all, under one supervisor."),
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Run one role, or all of them, until SIGTERM.
+
+    Logs go to standard error, one JSON object a line; patients are named by pseudonym only.
+
+    Examples: `onescan-appliance run` (container, laptop), `onescan-appliance run receiver` (systemd does this).
+    """
+    from appliance import log, service
+    from appliance.supervisor import Supervisor
+
+    settings = configuration.load(config)
+    os.umask(0o007)
+    if role is None:
+        log.set_up("supervisor")
+        Supervisor(ROLES, config).run()
+    elif role in ROLES:
+        log.set_up(role)
+        service.run(role, settings)
+    else:
+        raise typer.BadParameter(f"there is no role {role}; the roles are {', '.join(ROLES)}")
+
+
+@app.command()
+def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Read the configuration and say what it means. Changes nothing."""
+    settings = configuration.load(config)
+    if as_json:
+        typer.echo(settings.model_dump_json(indent=2))
+        return
+    table = Table(title=f"{settings.site} / {settings.device}", show_header=False)
+    receiver = settings.receiver
+    table.add_row("receives as", f"{receiver.ae_title} on {receiver.host}:{receiver.port}")
+    table.add_row("from", ", ".join(receiver.calling_ae_titles) or "any sender")
+    for pacs in settings.pacs:
+        table.add_row("answers to", f"{pacs.ae_title} at {pacs.host}:{pacs.port} ({pacs.name})")
+    if not settings.pacs:
+        table.add_row("answers to", "no PACS: result objects stay on this box")
+    table.add_row("registry", f"{settings.registry.mqtt_host}:{settings.registry.mqtt_port}, {settings.registry.tuf_url}")
+    table.add_row("modes", ", ".join(f"{c.value} {m.value}" for c, m in settings.analyser.modes.items()) or "all silent")
+    table.add_row("state", str(settings.state))
+    _screen.print(table)
+
+
+@app.command()
+def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """How the box is: model, what waits for PACS and registry, disk."""
+    from appliance import service
+
+    box = service.overview(configuration.load(config)).box()
+    if as_json:
+        typer.echo(json.dumps(asdict(box), default=str, indent=2))
+        return
+    table = Table(title=f"{box.site} / {box.device}", show_header=False)
+    table.add_row("software", box.software)
+    table.add_row("receives as", f"{box.ae_title} on port {box.port}")
+    table.add_row("model", (box.bundle or "none active") + (" (synthetic, never clinical)" if box.synthetic else ""))
+    if box.bundle_trouble:
+        table.add_row("model trouble", escape(box.bundle_trouble))
+    table.add_row("waiting", f"{box.objects_waiting} objects for the PACS, {box.messages_waiting} for the registry")
+    table.add_row("disk", f"{box.disk_free_gb:.0f} GB free" + (" [bold red]low[/]" if box.disk_low else ""))
+    _screen.print(table)
+
+
+@app.command()
+def studies(
+    config: ConfigOption = DEFAULT_CONFIG,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """What became of the studies that came last. No patient names: studies go by pseudonym."""
+    from appliance import service
+
+    views = service.overview(configuration.load(config)).studies(limit)
+    if as_json:
+        typer.echo(json.dumps([asdict(view) for view in views], default=str, indent=2))
+        return
+    table = Table("came", "study", "slices", "where it is", *[cancer.value for cancer in Cancer])
+    for view in views:
+        answers = {answer.cancer: answer for answer in view.answers}
+        cells = [answers[c.value].verdict.replace("_", " ") if c.value in answers else "" for c in Cancer]
+        table.add_row(f"{view.came_at:%m-%d %H:%M}", view.pseudonym[:8], str(view.instances), view.state, *cells)
+    _screen.print(table)
+
+
+def main() -> None:
+    """The console command: errors of ours are shown with what to do about them."""
+    try:
+        app()
+    except OneScanError as error:
+        complaint = Console(stderr=True)
+        complaint.print(f"[bold red]{escape(str(error))}[/]", soft_wrap=True)
+        complaint.print(escape(error.remedy()), soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
