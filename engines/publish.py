@@ -104,7 +104,9 @@ def init_repository(repo: Path, keys: Path, now: dt.datetime | None = None) -> P
             root.add_key(signer.public_key, role)
         _write(repo, "1.root.json", Metadata(root), signers["root"])
         targets = Targets(version=1, expires=when + LIFE["targets"])
-        _commit(repo, signers, targets, Snapshot(version=0), Timestamp(version=0), when)
+        snapshot, timestamp = Snapshot(), Timestamp()
+        snapshot.version = timestamp.version = 0  # counted up when they are signed
+        _commit(repo, signers, targets, snapshot, timestamp, when)
     return repo / "metadata" / "1.root.json"
 
 

@@ -84,7 +84,7 @@ class Fetcher(FetcherInterface):
         with self._response(url, {}) as response:
             if response.status != 200:
                 raise DownloadHTTPError(f"{url} answered {response.status}", response.status)
-            for chunk in response.stream(_CHUNK):
+            for chunk in _chunks(response):
                 content += chunk
                 if len(content) > _LARGEST_METADATA:
                     raise DownloadLengthMismatchError(f"{url} is larger than {_LARGEST_METADATA} bytes")
@@ -96,8 +96,8 @@ class Fetcher(FetcherInterface):
         `wanted` is asked at every chunk. Abandoned: it said no. DownloadError: the server is away or refuses; what came
         so far stays. DownloadLengthMismatchError: the server sends more than `length`.
         """
-        attempt = 1
-        while (have := _size(partial)) < length:
+        attempt, best = 1, _size(partial)
+        while _size(partial) < length:
             try:
                 self._append(url, partial, length, wanted)
             except DownloadLengthMismatchError:
@@ -107,7 +107,8 @@ class Fetcher(FetcherInterface):
                     raise
                 self._pause(attempt, error)
             except DownloadError as error:
-                attempt = 1 if _size(partial) > have else attempt
+                if _size(partial) > best:  # further than ever before: the link is bad, not dead
+                    attempt, best = 1, _size(partial)
                 self._pause(attempt, error)
             attempt += 1
         if _size(partial) > length:
@@ -126,7 +127,7 @@ class Fetcher(FetcherInterface):
                 response.status == 416 and have
             ):  # the server's file is shorter than what we have: ours is of another one
                 forget(partial)
-                return
+                raise DownloadError(f"{url} is shorter than what was downloaded of it")
             if response.status not in (200, 206):
                 raise DownloadHTTPError(f"{url} answered {response.status}", response.status)
             if response.status == 206 and _start(response) != have:
@@ -144,7 +145,7 @@ class Fetcher(FetcherInterface):
         self, response: urllib3.BaseHTTPResponse, file: BinaryIO, length: int, wanted: Callable[[], bool]
     ) -> None:
         unsynced = 0
-        for chunk in response.stream(_CHUNK):
+        for chunk in _chunks(response):
             if file.tell() + len(chunk) > length:
                 raise DownloadLengthMismatchError(f"the server sends more than the {length} bytes signed for")
             file.write(chunk)
@@ -226,6 +227,15 @@ def _strong_etag(response: urllib3.BaseHTTPResponse) -> str:
     """If-Range takes strong validators only (RFC 9110 13.1.5)."""
     etag = response.headers.get("ETag", "")
     return "" if etag.startswith("W/") else etag
+
+
+def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """The body as it arrives: on a slow link a large read would lose what came of it when the link breaks.
+
+    Never decoded: length and hash are signed for the file, and a compressed body could be a bomb.
+    """
+    while chunk := response.read1(_CHUNK, decode_content=False):
+        yield chunk
 
 
 def _start(response: urllib3.BaseHTTPResponse) -> int:

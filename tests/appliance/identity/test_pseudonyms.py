@@ -82,7 +82,9 @@ def test_a_placeholder_has_no_pseudonym(text: str) -> None:
     assert names.patient("HOSP", text) is None
 
 
-@pytest.mark.parametrize("text", ["1", "7", "42", "0001", "100", "A0001", "ANON0017", "test-3", "K-00000", "aaa", "Ж12"])
+@pytest.mark.parametrize(
+    "text", ["1", "7", "42", "0001", "100", "A0001", "ANON0017", "test-3", "K-00000", "aaa", "Ж12"]
+)
 def test_a_real_looking_id_has_one(text: str) -> None:
     assert names.patient("", text) is not None
 

@@ -1,0 +1,141 @@
+"""Run a bundle's golden cases on this device, in a child process, before the bundle may touch a patient's images.
+
+A network can crash its runtime, take all memory or hang. In a child none of that reaches the updater: the child runs at
+the lowest priority, with a bound on its memory and a deadline, dies with its parent, and is ended when it is no longer
+wanted (a study has arrived). Its answer is one JSON object on a pipe of its own: native libraries print to stdout.
+
+    parent ── python -m appliance.update.trial FOLDER RUNTIME THREADS MEMORY_MB FD ──▶ child ── {"outcomes": [...]} ──▶
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from core.errors import BundleRefused, OneScanError
+
+Preference = Literal["auto", "openvino", "onnx"]
+_NICE = 19
+_POLL_S = 0.1
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LARGEST_ANSWER = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a trial found. postponed: it was ended because it was no longer wanted, and says nothing about the bundle.
+
+    code: a short word for the registry. detail: a sentence for the log.
+    """
+
+    kind: Literal["passed", "failed", "postponed"]
+    code: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class ChildTrial:
+    """How golden cases are run. runtime, threads: as `engines.runtime.choice.choose` takes them."""
+
+    runtime: Preference = "auto"
+    threads: int = 1
+    memory_mb: int = 4096  # MiB of private writable memory (RLIMIT_DATA, setrlimit(2))
+    deadline_s: float = 1800.0
+
+    def run(self, folder: Path, wanted: Callable[[], bool] = lambda: True) -> Verdict:
+        """Try the bundle in `folder`. Blocks until the child has ended."""
+        reading, writing = os.pipe()
+        arguments = [str(folder), self.runtime, str(self.threads), str(self.memory_mb), str(writing)]
+        with os.fdopen(reading, "rb") as answer:
+            try:
+                child = subprocess.Popen(
+                    [sys.executable, "-m", __name__, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(writing,),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(writing)
+            why = self._attend(child, wanted)
+            if why is not None:
+                return why
+            return judge(child.returncode, answer.read(_LARGEST_ANSWER))
+
+    def _attend(self, child: subprocess.Popen[bytes], wanted: Callable[[], bool]) -> Verdict | None:
+        """Wait for the child; end it at the deadline, when it is not wanted, and when we are ended ourselves."""
+        deadline = time.monotonic() + self.deadline_s
+        try:
+            while child.poll() is None:
+                if not wanted():
+                    return Verdict("postponed")
+                if time.monotonic() > deadline:
+                    return Verdict("failed", "deadline", f"golden cases took longer than {self.deadline_s:.0f} s")
+                time.sleep(_POLL_S)
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        return None
+
+
+def judge(returncode: int, answer: bytes) -> Verdict:
+    """What a child that ended with `returncode` and said `answer` means. Silence is never a pass."""
+    if returncode < 0:
+        return Verdict("failed", "crashed", f"running the golden cases ended by {signal.Signals(-returncode).name}")
+    try:
+        said = json.loads(answer)
+        outcomes = [(str(o["case"]), o["passed"] is True, str(o["detail"])) for o in said.get("outcomes", ())]
+        error = said.get("error")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Verdict("failed", "crashed", f"running the golden cases ended with {returncode} and no answer")
+    if error is not None:
+        return Verdict("failed", str(error["code"]), str(error["what"]))
+    failed = [f"{case}: {detail}" for case, passed, detail in outcomes if not passed]
+    if failed:
+        return Verdict("failed", "golden case", "; ".join(failed))
+    if not outcomes or returncode != 0:
+        return Verdict("failed", "no golden case", "the bundle has no golden case that shows that it works here")
+    return Verdict("passed", "", f"{len(outcomes)} golden cases")
+
+
+def _child(folder: Path, runtime: Preference, threads: int, memory_mb: int, fd: int) -> int:
+    """The child: bounds first, heavy imports after."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.nice(_NICE)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        answer: dict[str, Any] = {"outcomes": _outcomes(folder, runtime, threads)}
+    except BundleRefused as error:
+        answer = {"error": {"code": f"check {error.check}", "what": str(error)}}
+    except MemoryError:
+        answer = {"error": {"code": "memory", "what": f"golden cases need more than {memory_mb} MiB"}}
+    except (OneScanError, RuntimeError) as error:  # RuntimeError: what the native runtimes raise
+        answer = {"error": {"code": "engine", "what": str(error)}}
+    with os.fdopen(fd, "wb") as pipe:
+        pipe.write(json.dumps(answer).encode()[:_LARGEST_ANSWER])
+    return 0
+
+
+def _outcomes(folder: Path, runtime: Preference, threads: int) -> list[dict[str, Any]]:
+    from engines.bundle import open_bundle
+    from engines.parity import run_golden
+    from engines.runtime.choice import choose
+
+    bundle = open_bundle(folder)
+    outcomes = run_golden(bundle, choose(runtime, threads).runtime)
+    return [{"case": o.case, "passed": bool(o.passed), "detail": o.detail} for o in outcomes]
+
+
+if __name__ == "__main__":
+    sys.exit(_child(Path(sys.argv[1]), cast("Preference", sys.argv[2]), *map(int, sys.argv[3:6])))
