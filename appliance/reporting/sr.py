@@ -18,11 +18,13 @@ The verdicts are evaluations, not measurement groups: TID 1500 has a place for t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
     ContainerContentItem,
+    ContentItem,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
     FindingSite,
@@ -39,10 +41,10 @@ from highdicom.sr import (
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
+from highdicom.sr.coding import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.codedict import codes as dicom_codes
-from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
 
 from appliance.reporting import codes
@@ -56,7 +58,7 @@ SERIES_NUMBER = 9300
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _MODIFIER = RelationshipTypeValues.HAS_CONCEPT_MOD
 _PROPERTY = RelationshipTypeValues.HAS_PROPERTIES
-_LANGUAGE = Code("en-US", "RFC5646", "English (United States)")
+_LANGUAGE = CodedConcept("en-US", "RFC5646", "English (United States)")
 
 
 def build_report(
@@ -162,13 +164,13 @@ def _observer(context: ReportContext) -> ObservationContext:
     )
 
 
-def _algorithm(context: ReportContext) -> Sequence[Dataset]:
+def _algorithm(context: ReportContext) -> list[ContentItem]:
     """TID 4019; nothing where no model answered."""
     model = context.model
     if model is None:
-        return ()
+        return []
     parameters = [f"manifest sha256 {model.digest}"] + (["synthetic evidence only"] if model.synthetic else [])
-    return list(AlgorithmIdentification(name=model.name, version=model.version, parameters=parameters))
+    return _items(AlgorithmIdentification(name=model.name, version=model.version, parameters=parameters))
 
 
 def _evaluations(context: ReportContext) -> ContainerContentItem:
@@ -204,7 +206,7 @@ def _verdict(context: ReportContext, answer: Answer) -> CodeContentItem:
 
 def _lesion_group(
     context: ReportContext, header: Dataset, answer: Answer, lesion: Lesion, organ: SegmentedOrgan | None
-) -> Sequence[Dataset]:
+) -> list[ContentItem]:
     tracking = TrackingIdentifier(
         uid=tracking_uid(context, answer.cancer, lesion), identifier=tracking_id(answer.cancer, lesion)
     )
@@ -216,13 +218,14 @@ def _lesion_group(
     site = [FindingSite(anatomic_location=codes.SITE[answer.cancer])]
     if organ is None or lesion.label not in organ.segments:
         # Too small for a voxel of the source grid: measured, but nothing to outline.
-        return MeasurementsAndQualitativeEvaluations(
+        group = MeasurementsAndQualitativeEvaluations(
             tracking_identifier=tracking,
             finding_type=codes.NEOPLASM,
             finding_sites=site,
             measurements=measurements,
         )
-    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        return _items(group)
+    volumetric = VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking,
         referenced_segment=ReferencedSegment(
             sop_class_uid=organ.dataset.SOPClassUID,
@@ -234,3 +237,9 @@ def _lesion_group(
         finding_sites=site,
         measurements=measurements,
     )
+    return _items(volumetric)
+
+
+def _items(template: Iterable[Any]) -> list[ContentItem]:
+    """highdicom types its templates as sequences of data sets; what is in them are content items."""
+    return list(template)
