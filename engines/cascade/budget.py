@@ -18,7 +18,7 @@ from core.finding import Reason
 MIB = 1024 * 1024
 
 
-class AnalysisCancelled(OneScanError):
+class Cancelled(OneScanError):
     """The analysis was stopped because its caller asked for that: a newer hand-over of the study, or shutdown."""
 
     default_remedy = "Nothing: the study is analysed again when it is taken up."
@@ -26,10 +26,10 @@ class AnalysisCancelled(OneScanError):
 
 @dataclass(frozen=True)
 class Budget:
-    """deadline_s: seconds for one study. memory_mib: MiB that the cascade may allocate beyond the volume itself."""
+    """deadline_s: seconds for one study. memory_mb: MiB that the cascade may allocate beyond the volume itself."""
 
     deadline_s: float = 900.0
-    memory_mib: float = 4096.0
+    memory_mb: float = 4096.0
 
 
 @dataclass
@@ -51,18 +51,18 @@ class Watch:
         return self.clock() - self._begun
 
     def check(self) -> None:
-        """AnalysisCancelled, or InputRefused(DEADLINE): called between all steps that take long."""
+        """Cancelled, or InputRefused(DEADLINE): called between all steps that take long."""
         if self.cancelled():
-            raise AnalysisCancelled("the analysis was cancelled")
+            raise Cancelled("the analysis was cancelled")
         if self.elapsed_s > self.budget.deadline_s:
             raise InputRefused(Reason.DEADLINE, f"more than {self.budget.deadline_s:.0f} s")
 
     def reserve(self, needed_bytes: float, what: str) -> None:
         """InputRefused(MEMORY) if `what` needs more than the budget has."""
         needed = needed_bytes / MIB
-        if needed > self.budget.memory_mib:
+        if needed > self.budget.memory_mb:
             raise InputRefused(
-                Reason.MEMORY, f"{what} needs {needed:.0f} MiB of {self.budget.memory_mib:.0f} MiB allowed"
+                Reason.MEMORY, f"{what} needs {needed:.0f} MiB of {self.budget.memory_mb:.0f} MiB allowed"
             )
 
     @contextlib.contextmanager

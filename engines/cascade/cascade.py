@@ -19,7 +19,7 @@ from core.errors import InputRefused
 from core.finding import Answer, Cancer, Reason, Verdict, complete
 from core.volume import Vector, Volume
 from engines.bundle import Bundle
-from engines.cascade.budget import AnalysisCancelled, Budget, Watch
+from engines.cascade.budget import Cancelled, Budget, Watch
 from engines.cascade.candidates import extract
 from engines.cascade.detect import detect
 from engines.cascade.lesions import Labels, to_source
@@ -88,7 +88,7 @@ class Cascade:
     ) -> Analysis:
         """Answers for all seven cancers. refused: cancers that an earlier stage ruled out, with (reason, detail).
 
-        Raises AnalysisCancelled soon after `cancelled()` turns true, and nothing else on purpose.
+        Raises Cancelled soon after `cancelled()` turns true, and nothing else on purpose.
         """
         watch = Watch(self._budget, cancelled, self._clock)
         answers: dict[Cancer, Answer] = {}
@@ -186,7 +186,7 @@ def _scan(volume: Volume, watch: Watch) -> _Scan:
 
 def _refusal(stage: str, error: Exception) -> Refusal:
     """What a stage's failure means for a cancer. Cancelling is no failure: it goes on upwards."""
-    if isinstance(error, AnalysisCancelled):
+    if isinstance(error, Cancelled):
         raise error
     if isinstance(error, InputRefused):
         return Refusal(error.reason, error.detail)
