@@ -22,7 +22,7 @@ from core import durable
 from core.volume import Geometry
 from engines.phantom.noise import Kernel
 from engines.phantom.patient import Patient
-from engines.phantom.render import Scan, body_size_mm, geometry_of, render_blocks
+from engines.phantom.rendering import Scan, body_size_mm, geometry_of, render_blocks
 
 IMPLEMENTATION_UID = "2.25.154632897312054672817360152773492817365"
 

@@ -68,7 +68,7 @@ RECIPES: dict[str, Recipe] = {
     "localiser": Recipe(
         name="localiser", spacing_mm=6.0, clip_hu=(-300.0, 300.0), mean_hu=0.0, std_hu=100.0,
         labels=tuple(ORGAN_TISSUES), features=(8, 16, 32, 64, 96), patch=None,
-        iterations=1400, batch=1, learning_rate=4e-3,
+        iterations=1200, batch=1, learning_rate=4e-3,
     ),
     "lung_lesion": Recipe(
         name="lung_lesion", spacing_mm=2.0, clip_hu=(-1000.0, 300.0), mean_hu=-500.0, std_hu=400.0,

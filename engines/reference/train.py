@@ -134,7 +134,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, folder: Path, seed: int) -> None:
         torch.manual_seed(seed)
-        self.recipe, self.folder, self.seed, self.step = recipe, folder, seed, 0
+        self.recipe, self.folder, self.seed, self.step, self.skipped = recipe, folder, seed, 0, 0
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model: Any = UNet(recipe.features, len(recipe.labels)).to(
             self.device, memory_format=torch.channels_last_3d
@@ -167,8 +167,10 @@ class Training:
             logits = self.model(image)
         loss = loss_of(logits, target)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimiser.step()
+        if torch.isfinite(torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)):
+            self.optimiser.step()
+        else:
+            self.skipped += 1  # an overflow in bf16 must not poison the weights
         return float(loss.detach())
 
     def _set_rate(self) -> float:
