@@ -1,0 +1,14 @@
+"""From received files to one HU volume, or to the reason why there is none.
+
+In: paths of DICOM Part 10 files (read-only). Out: `core.volume.Volume`, or `InputRefused` with the reason that the
+result will state. No network, no clock, no state.
+
+    header.py    what the header of an image says
+    kernels.py   is a reconstruction kernel soft or sharp? names differ per vendor
+    stack.py     do these slices make a regular grid? if not, why not
+    select.py    which series serves best, and why the others don't
+    decode.py    one image to HU
+    volume.py    the chosen series to a volume
+
+Called by `appliance.pipeline` only.
+"""
