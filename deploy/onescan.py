@@ -1,8 +1,8 @@
 """A whole OneScan on 127.0.0.1: registry, broker, database, PACS and one appliance, all real, all under one folder.
 
-Made with the commands that people use, in the order in which they use them: the central team sets up the registry and
-publishes a model, the field engineer provisions a box, the box fetches its model. The demo, the end-to-end tests and the
-benchmarks stand on this.
+Made with the commands that people use, in the order in which they use them: the central team sets up the registry
+and publishes a model, the field engineer provisions a box, the box fetches its model. The demo, the end-to-end tests
+and the benchmarks stand on this.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Any
 import psutil
 import yaml
 
+from appliance.identity.keys import IdentityFolder
+from appliance.identity.pseudonyms import Pseudonyms, load_site_key
 from core import durable
 from core.errors import OneScanError
 from core.finding import Cancer
@@ -120,17 +122,15 @@ class OneScan:
         folder: Path,
         site: Site | None = None,
         say: Say = lambda _text: None,
-        postgres: PostgresCluster | None = None,
         bundle: Path = REFERENCE_BUNDLE,
     ) -> None:
-        """postgres: a running cluster to use instead of one of its own. bundle: the model to publish."""
+        """bundle: the model to publish."""
         self.folder = folder.resolve()
         self.site = site or Site()
         self.bundle = bundle
         self._say = say
         self._stack = ExitStack()
-        self._cluster = postgres
-        self.postgres = postgres or PostgresCluster(self.folder / "postgres")
+        self.postgres = PostgresCluster(self.folder / "postgres")
         self.pacs = StoragePacs(self.folder / "pacs", ae_title="DEMOPACS")
         self.mqtt_port, self.est_port, self.registry_port, self.dicom_port, self.console_port = free_ports(5)
         self.central, self.state = self.folder / "registry", self.folder / "appliance"
@@ -163,8 +163,8 @@ class OneScan:
     def start(self) -> OneScan:
         """All steps, in the order of the work of real people."""
         self._say("Starting the database and the PACS")
-        if self._cluster is None:
-            self._stack.enter_context(self.postgres)
+        self._stack.callback(self.postgres.remove)
+        self.postgres.start()
         self._stack.enter_context(self.pacs)
         self._say("Setting up the registry: database, certificate authority, broker")
         self.set_up_registry()
@@ -184,6 +184,7 @@ class OneScan:
 
     def set_up_registry(self) -> None:
         """Database, authority, certificates, access list, broker, and the registry's own processes."""
+        self.database = self.postgres.create_database("onescan")
         durable.make_folder(self.central)
         durable.write_text(self.registry_config, yaml.safe_dump(self._registry_settings()))
         self.ask("init-ca")
@@ -219,7 +220,7 @@ class OneScan:
     def _registry_settings(self) -> dict[str, Any]:
         worker = self.central / "authority" / "worker-ingest"
         return {
-            "database": self.postgres.create_database(),
+            "database": self.database,
             "broker": {
                 "port": self.mqtt_port,
                 "tls": {
@@ -273,6 +274,11 @@ class OneScan:
         """What the registry has, superseded revisions included."""
         found: list[dict[str, Any]] = json.loads(self.ask("results", "--json", *(["--all"] if everything else [])))
         return found
+
+    @property
+    def pseudonyms(self) -> Pseudonyms:
+        """The site's pseudonyms: only a test that knows both sides may ask."""
+        return Pseudonyms(load_site_key(IdentityFolder(self.state / "identity")))
 
     @property
     def registry_url(self) -> str:

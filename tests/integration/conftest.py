@@ -1,0 +1,101 @@
+"""One whole OneScan per run, shared by all tests here; each test sends studies of its own."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from deploy.demo import push
+from deploy.onescan import OneScan, Site
+from engines.phantom.dicom import write_series
+from engines.phantom.patient import sample_patient
+from engines.phantom.render import Scan
+
+SMALL = Scan(spacing_mm=(5.0, 2.0, 2.0), matrix=256)
+"""Quick to make, send and read; a whole torso is about 130 slices."""
+
+_seeds = itertools.count(9000)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A study as it was sent."""
+
+    uid: str
+    files: list[Path]
+
+
+class Hospital:
+    """The stack, and the questions that tests ask of it."""
+
+    def __init__(self, stack: OneScan, folder: Path) -> None:
+        self.stack = stack
+        self.folder = folder
+
+    def phantom(self, seed: int | None = None) -> Sent:
+        """A fresh phantom study on disk."""
+        seed = next(_seeds) if seed is None else seed
+        files = write_series(sample_patient(seed), self.folder / f"phantom-{seed}", scan=SMALL)
+        return Sent(str(dcmread(files[0], stop_before_pixels=True).StudyInstanceUID), files)
+
+    def send(self, files: list[Path]) -> int:
+        """Push with storescu; returns its exit code."""
+        return push(self.stack, files).wait(120)
+
+    def sending(self, files: list[Path]) -> subprocess.Popen[bytes]:
+        """Push with storescu, in the background."""
+        return push(self.stack, files)
+
+    def results(self, sent: Sent) -> list[dict[str, Any]]:
+        """The registry's results of a study, every revision, oldest first."""
+        study = self.stack.pseudonyms.study(sent.uid)
+        return sorted((r for r in self.stack.results() if r["study"] == study), key=lambda r: int(r["revision"]))
+
+    def view(self, sent: Sent) -> dict[str, Any] | None:
+        """The box's newest view of a study."""
+        study = self.stack.pseudonyms.study(sent.uid)
+        return next((s for s in self.stack.studies() if s["pseudonym"] == study), None)
+
+    def reports(self, sent: Sent) -> list[Path]:
+        """Structured reports of a study in the PACS, in order of arrival, repeats left out."""
+        taken = [r for r in self.stack.pacs.received if r.study_instance_uid == sent.uid and r.modality == "SR"]
+        return list(dict.fromkeys(r.path for r in taken))
+
+    def settled(self, sent: Sent, revision: int = 1, patience_s: float = 120) -> dict[str, Any]:
+        """Wait until PACS and registry both have this revision; returns the box's view."""
+
+        def done() -> dict[str, Any] | None:
+            view = self.view(sent)
+            ended = view and view["revision"] == revision and view["acknowledged"] and not view["objects_waiting"]
+            return view if ended else None
+
+        found: dict[str, Any] = self.stack.wait_for(done, f"revision {revision} is delivered", patience_s)
+        return found
+
+    def exactly_one_result(self, sent: Sent) -> None:
+        """One final result in the registry, one report in the PACS: none lost, none twice."""
+        results = self.results(sent)
+        assert [r["revision"] for r in results] == [1]
+        assert len(self.reports(sent)) == 1
+        assert not [r for r in self.stack.pacs.received if r.changed], "an object came again with other bytes"
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    """Everything running, with the reference model active."""
+    folder = tmp_path_factory.mktemp("onescan")
+    with OneScan(folder / "stack", Site(quiet_seconds=3.0)) as stack:
+        yield Hospital(stack, folder)
+
+
+@pytest.fixture
+def phantom(hospital: Hospital) -> Callable[[], Sent]:
+    """Makes phantom studies."""
+    return hospital.phantom

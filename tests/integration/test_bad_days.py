@@ -1,0 +1,130 @@
+"""Kills, outages and stops: exactly one final result, none lost."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.conftest import Hospital, Sent
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("stack")]
+
+KILL_TEST_S = 60.0
+
+
+def kill(hospital: Hospital, role: str) -> None:
+    """kill -9, and wait until its successor runs."""
+    process = hospital.stack.role(role)
+    process.kill()
+    process.wait(20)
+    hospital.stack.role(role)
+
+
+def send_until_taken(hospital: Hospital, sent: Sent) -> None:
+    """As a scanner does: what was not confirmed is sent again."""
+    hospital.stack.wait_for(lambda: hospital.send(sent.files) == 0, "the scanner got rid of the study")
+
+
+def reached(hospital: Hospital, sent: Sent, stage: str) -> bool:
+    """Whether the study has come at least this far."""
+    view = hospital.view(sent)
+    return (
+        bool(view)
+        and {
+            "receiving": lambda: view["instances"] >= len(sent.files) // 3,
+            "analysing": lambda: view["state"] == "being analysed" or bool(view["answers"]),
+            "delivering": lambda: bool(view["answers"]),
+        }[stage]()
+    )
+
+
+@pytest.mark.parametrize("stage", ["receiving", "analysing", "delivering"])
+@pytest.mark.parametrize("role", ["receiver", "analyser", "courier", "updater", "console"])
+def test_a_killed_role_loses_and_repeats_nothing(hospital: Hospital, role: str, stage: str) -> None:
+    sent = hospital.phantom()
+    sender = hospital.sending(sent.files)
+    hospital.stack.wait_for(lambda: reached(hospital, sent, stage), f"the study is {stage}")
+    kill(hospital, role)
+    if sender.wait(120):
+        send_until_taken(hospital, sent)
+    hospital.settled(sent)
+    hospital.exactly_one_result(sent)
+
+
+def test_kills_at_random_for_a_minute_lose_and_repeat_nothing(hospital: Hospital) -> None:
+    draw = random.Random(20261123)
+    ends = time.monotonic() + KILL_TEST_S
+    studies: list[Sent] = []
+    while time.monotonic() < ends:
+        sent = hospital.phantom()
+        studies.append(sent)
+        sender = hospital.sending(sent.files)
+        for _ in range(draw.randint(1, 3)):
+            time.sleep(draw.uniform(0.0, 1.5))
+            hospital.stack.role(draw.choice(["receiver", "analyser", "courier", "updater"])).kill()
+        if sender.wait(120):
+            send_until_taken(hospital, sent)
+    for sent in studies:
+        hospital.settled(sent, patience_s=240)
+        hospital.exactly_one_result(sent)
+
+
+def test_broker_down_for_the_whole_analysis_then_up(hospital: Hospital) -> None:
+    hospital.stack.broker.stop()
+    sent = hospital.phantom()
+    assert hospital.send(sent.files) == 0
+    hospital.stack.wait_for(lambda: (hospital.view(sent) or {}).get("answers"), "the study is answered")
+    assert hospital.results(sent) == []
+    hospital.stack.broker.start()
+    hospital.settled(sent)
+    hospital.exactly_one_result(sent)
+
+
+def test_pacs_down_then_up(hospital: Hospital) -> None:
+    hospital.stack.pacs.stop()
+    sent = hospital.phantom()
+    assert hospital.send(sent.files) == 0
+    view = hospital.stack.wait_for(lambda: reached(hospital, sent, "delivering") and hospital.view(sent), "answered")
+    assert view["objects_waiting"] > 0
+    hospital.stack.pacs.start()
+    hospital.settled(sent, patience_s=180)
+    hospital.exactly_one_result(sent)
+
+
+def test_registry_database_down_then_up(hospital: Hospital) -> None:
+    hospital.stack.postgres.stop()
+    try:
+        sent = hospital.phantom()
+        assert hospital.send(sent.files) == 0
+        hospital.stack.wait_for(lambda: (hospital.view(sent) or {}).get("answers"), "the study is answered")
+        time.sleep(2.0)  # enough for a wrong acknowledgement to come back
+        view = hospital.view(sent)
+        assert view is not None
+        assert not view["acknowledged"], "acknowledged although the registry's database was down"
+    finally:
+        hospital.stack.postgres.start()
+    hospital.settled(sent)
+    hospital.exactly_one_result(sent)
+
+
+def test_a_stop_in_the_middle_is_clean_and_loses_nothing(hospital: Hospital) -> None:
+    sent = hospital.phantom()
+    assert hospital.send(sent.files) == 0
+    hospital.stack.wait_for(lambda: reached(hospital, sent, "analysing"), "the study is being analysed")
+    assert hospital.stack.appliance.stop(signal.SIGTERM) == 0
+    hospital.stack.appliance.start()
+    hospital.settled(sent)
+    hospital.exactly_one_result(sent)
+
+
+def test_two_studies_at_once_get_one_result_each(hospital: Hospital, phantom: Callable[[], Sent]) -> None:
+    studies = [phantom(), phantom()]
+    senders = [hospital.sending(sent.files) for sent in studies]
+    assert [sender.wait(120) for sender in senders] == [0, 0]
+    for sent in studies:
+        hospital.settled(sent)
+        hospital.exactly_one_result(sent)
