@@ -123,4 +123,3 @@ class Analyser:
                 "answers": {a.cancer.value: a.verdict.value for a in reading.answers if a.mode.value != "silent"},
             },
         )
-

@@ -80,8 +80,12 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
         table.add_row("answers to", f"{pacs.ae_title} at {pacs.host}:{pacs.port} ({pacs.name})")
     if not settings.pacs:
         table.add_row("answers to", "no PACS: result objects stay on this box")
-    table.add_row("registry", f"{settings.registry.mqtt_host}:{settings.registry.mqtt_port}, {settings.registry.tuf_url}")
-    table.add_row("modes", ", ".join(f"{c.value} {m.value}" for c, m in settings.analyser.modes.items()) or "all silent")
+    table.add_row(
+        "registry", f"{settings.registry.mqtt_host}:{settings.registry.mqtt_port}, {settings.registry.tuf_url}"
+    )
+    table.add_row(
+        "modes", ", ".join(f"{c.value} {m.value}" for c, m in settings.analyser.modes.items()) or "all silent"
+    )
     table.add_row("state", str(settings.state))
     _screen.print(table)
 

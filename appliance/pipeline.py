@@ -26,7 +26,7 @@ from pathlib import Path
 
 from appliance.identity.pseudonyms import Pseudonyms
 from appliance.imaging.header import ImageHeader, read_header
-from appliance.imaging.select import Selection, select
+from appliance.imaging.select import select
 from appliance.imaging.volume import build_volume
 from appliance.ports import CompleteBy, StoredInstance
 from appliance.reporting import Equipment, Model, ReportContext, ReportFailed, ResultObject, write_objects
@@ -62,7 +62,10 @@ class Desk:
 
 @dataclass(frozen=True)
 class Scan:
-    """What of a study can be read: the series of `headers` as one volume, or the refusal that says why not."""
+    """What of a study can be read: the series of `headers` as one volume, or the refusal that says why not.
+
+    headers: of the chosen series in the order of the volume; of all readable images where none was chosen.
+    """
 
     headers: Sequence[ImageHeader]
     volume: Volume | None = None
@@ -105,12 +108,15 @@ def read_without_analysis(desk: Desk, study: StudyRow, instances: Sequence[Store
 
 def open_scan(instances: Sequence[StoredInstance]) -> Scan:
     """Choose the series to read and stack it. A refusal is part of the scan, not an exception: it becomes an answer."""
-    selection: Selection | None = None
+    headers: Sequence[ImageHeader] = ()
     try:
-        selection = select([read_header(instance.path) for instance in instances])
+        headers = [read_header(instance.path) for instance in instances]
+        selection = select(headers)
+        if selection.chosen is None:
+            raise InputRefused(selection.reason or Reason.NO_CT, selection.detail)
         return Scan(selection.chosen, build_volume(selection.chosen))
     except InputRefused as refusal:
-        return Scan(selection.chosen if selection else (), refusal=refusal)
+        return Scan(headers, refusal=refusal)
 
 
 def analyse(desk: Desk, scan: Scan) -> Analysis:
@@ -138,7 +144,7 @@ def for_this_site(answers: Sequence[Answer], modes: Mapping[Cancer, Mode]) -> tu
 def describe(desk: Desk, study: StudyRow, scan: Scan, answers: Sequence[Answer]) -> ResultBody:
     """The result as the registry gets it: pseudonyms, whole years, whole days, no free text."""
     first = scan.headers[0] if scan.headers else None
-    series = desk.pseudonyms.series(first.series_uid) if first else "none"
+    series = desk.pseudonyms.series(first.series_uid) if first and scan.volume is not None else "none"
     digest = desk.model.digest if desk.model else "none"
     revision = study.revision or 1
     return ResultBody(
@@ -146,14 +152,14 @@ def describe(desk: Desk, study: StudyRow, scan: Scan, answers: Sequence[Answer])
         revision=revision,
         supersedes=uuid.UUID(study.supersedes) if study.supersedes else None,
         study=study.pseudonym,
-        patient=desk.pseudonyms.patient(first.issuer, first.patient_id) if first else None,
+        patient=desk.pseudonyms.patient(first.issuer_of_patient_id, first.patient_id) if first else None,
         age_years=first.age_years if first else None,
         sex=first.sex if first else None,
         study_date=first.study_date if first else None,
         scanner=_scanner(first),
         bundle=bundle_ref(desk.model),
         complete_by=_complete_by(study.complete_by),
-        slices=len(scan.headers),
+        slices=len(scan.headers) if scan.volume is not None else 0,
         answers=tuple(_answer_body(answer) for answer in answers),
         received_at=study.received_at,
         complete_at=study.complete_at,

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,25 +54,38 @@ class RoleProcess:
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self.stopping.set()
 
-    def turn(self, step: Callable[[], float], ready: str, alive: Callable[[], bool] = lambda: True) -> None:
+    def turn(
+        self,
+        step: Callable[[], float],
+        ready: str,
+        alive: Callable[[], bool] = lambda: True,
+        longest_s: float = 30.0,
+    ) -> None:
         """Call `step` until a stop is asked for; it returns the seconds that it is content to wait.
 
-        Between steps the role sleeps until its bell rings, never longer than 5 s. The watchdog hears of us only while
-        `alive()`: a role whose threads died must be started again.
+        Between steps the role sleeps until its bell rings, never longer than 5 s. The watchdog hears of us while
+        `alive()` and while no step takes more than `longest_s`: a role that hangs must be started again.
         """
+        self._step_began: float | None = None
+        heart = threading.Thread(target=self._beat, args=(alive, longest_s), name="watchdog", daemon=True)
+        heart.start()
         self.notifier.ready(ready)
         while not self.stopping.is_set():
+            self._step_began = time.monotonic()
             wait = step()
-            if alive():
-                self.notifier.alive()
+            self._step_began = None
             self.sleep(min(wait, RESCAN_S))
+
+    def _beat(self, alive: Callable[[], bool], longest_s: float) -> None:
+        while self.notifier.watchdog_s and not self.stopping.wait(self.notifier.watchdog_s / 3):
+            began = self._step_began
+            if alive() and (began is None or time.monotonic() - began < longest_s):
+                self.notifier.alive()
 
     def sleep(self, seconds: float) -> None:
         """Until the bell rings, a signal comes or `seconds` are over."""
         if self.stopping.is_set():
             return
-        if self.notifier.watchdog_s:
-            seconds = min(seconds, self.notifier.watchdog_s / 3)
         select.select([self.bell.fileno(), self._wake_r.fileno()], [], [], max(seconds, 0.0))
         self.bell.drain()
         with contextlib.suppress(BlockingIOError):

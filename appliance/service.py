@@ -1,10 +1,10 @@
 """The composition root: one function a role, each with one ExitStack. Everything is made here, nothing anywhere else.
 
-    receiver  DICOM in, spool, assembly            writes intake.db and the spool
-    analyser  volume, cascade, result objects      writes journal.db and objects, reads spool and bundles
-    courier   outboxes to PACS and MQTT            writes journal.db; device key, network out
-    updater   over-the-air updates of models       writes journal.db and bundles; network out
-    console   the box's own pages                  reads the journals
+receiver  DICOM in, spool, assembly            writes intake.db and the spool
+analyser  volume, cascade, result objects      writes journal.db and objects, reads spool and bundles
+courier   outboxes to PACS and MQTT            writes journal.db; device key, network out
+updater   over-the-air updates of models       writes journal.db and bundles; network out
+console   the box's own pages                  reads the journals
 """
 
 from __future__ import annotations
@@ -12,25 +12,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.clock import SystemClock
 from appliance.config import ApplianceConfig
 from appliance.identity.keys import IdentityFolder
 from appliance.identity.pseudonyms import Pseudonyms, load_site_key
+from appliance.ports import BundleRow
 from appliance.role import RoleProcess
 from appliance.storage.intake_journal import IntakeJournal, IntakeReader
 from appliance.storage.journal import Journal
 from core import durable
-from core.wire import EventBody
+from core.wire import BundleRef, ReportedBody
+from engines.manifest import Manifest
 
 if TYPE_CHECKING:
     from appliance.overview import JournalOverview
+    from appliance.update.updater import Report
 
 log = logging.getLogger(__name__)
 
 FOREVER = float("inf")
+VERSION = metadata.version("onescan")
 
 
 def run(role: str, config: ApplianceConfig) -> None:
@@ -70,7 +76,8 @@ def run_receiver(config: ApplianceConfig) -> None:
         stack.callback(receiver.stop)
         receiver.start()
         durable.write_text(config.run / "receiver.port", str(receiver.port))
-        process.turn(lambda: FOREVER, f"receives as {settings.ae_title} on port {receiver.port}", receiver_alive(receiver))
+        ready = f"receives as {settings.ae_title} on port {receiver.port}"
+        process.turn(lambda: FOREVER, ready, alive=lambda: receiver.alive)
 
 
 def run_analyser(config: ApplianceConfig) -> None:
@@ -80,6 +87,7 @@ def run_analyser(config: ApplianceConfig) -> None:
     from appliance.pipeline import Desk
     from appliance.reporting import Equipment
     from engines.cascade import Budget
+    from engines.runtime import Runtime
     from engines.runtime.choice import choose
 
     settings = config.analyser
@@ -89,7 +97,7 @@ def run_analyser(config: ApplianceConfig) -> None:
         journal = stack.enter_context(closing(open_journal(config)))
         budget = Budget(memory_mb=settings.memory_mb, deadline_s=settings.deadline_s)
 
-        def runtime():  # type: ignore[no-untyped-def]
+        def runtime() -> Runtime:
             choice = choose(settings.runtime, settings.threads)
             log.info("runtime chosen", extra={"runtime": choice.runtime.name, "why": choice.why})
             return choice.runtime
@@ -106,7 +114,7 @@ def run_analyser(config: ApplianceConfig) -> None:
                 pseudonyms=names,
                 equipment=Equipment(
                     serial=f"{config.site}.{config.device}",
-                    software_version=metadata.version("onescan"),
+                    software_version=VERSION,
                     institution=config.institution,
                 ),
                 state=config.state,
@@ -132,7 +140,111 @@ def run_analyser(config: ApplianceConfig) -> None:
             models.rest()
             return wait
 
-        process.turn(step, "waits for studies")
+        process.turn(step, "waits for studies", longest_s=settings.deadline_s + 300.0)
+
+
+def run_updater(config: ApplianceConfig) -> None:
+    """Brings the wanted bundle here, tries it, switches to it."""
+    from appliance.update.client import ReleaseClient
+    from appliance.update.fetcher import Fetcher
+    from appliance.update.trial import ChildTrial
+    from appliance.update.trusted_time import TrustedTime
+    from appliance.update.updater import Updater
+
+    with ExitStack() as stack:
+        process = stack.enter_context(RoleProcess("updater", config.run))
+        journal = stack.enter_context(closing(open_journal(config)))
+        clock = SystemClock()
+        time = TrustedTime(config.tuf / "time", clock)
+        ca = IdentityFolder(config.identity).ca
+        client = ReleaseClient(config.tuf, config.registry.tuf_url, config.bundles, Fetcher(ca_file=ca), time)
+        trial = ChildTrial(config.analyser.runtime, memory_mb=config.analyser.memory_mb)
+
+        def tell(report: Report) -> None:
+            journal.set_reported(reported_body(config, report, clock).model_dump_json())
+            process.bells.ring("courier")
+
+        def idle() -> bool:
+            return journal.next() is None and not process.stopping.is_set()
+
+        updater = Updater(journal.shelf, client, config.bundles, trial, clock, idle=idle, tell=tell)
+
+        def step() -> float:
+            return 0.0 if updater.step().more else FOREVER
+
+        process.turn(step, "waits for updates", longest_s=4 * 3600)
+
+
+def run_console(config: ApplianceConfig) -> None:
+    """The box's own pages."""
+    import socket
+    import threading
+
+    import uvicorn
+
+    from appliance.console.app import create_app
+
+    with ExitStack() as stack:
+        process = stack.enter_context(RoleProcess("console", config.run))
+        listener = stack.enter_context(closing(socket.create_server((config.console.host, config.console.port))))
+        port = int(listener.getsockname()[1])
+        durable.write_text(config.run / "console.port", str(port))
+        settings = uvicorn.Config(create_app(overview(config)), log_config=None, access_log=False, server_header=False)
+        server = uvicorn.Server(settings)
+        thread = threading.Thread(target=server.run, args=([listener],), name="pages", daemon=True)
+        thread.start()
+        process.turn(lambda: FOREVER, f"pages on port {port}", alive=thread.is_alive)
+        server.should_exit = True
+        thread.join(10)
+
+
+def overview(config: ApplianceConfig) -> JournalOverview:
+    """What pages and `onescan-appliance status` show."""
+    from appliance.overview import JournalOverview
+
+    return JournalOverview(
+        config=config,
+        journal=open_journal(config),
+        intake=IntakeReader(config.intake_db, config.spool),
+        pseudonyms=pseudonyms(config),
+        software=VERSION,
+        port=listening_port(config),
+        synthetic=lambda digest: read_manifest(config.bundles, digest).synthetic,
+    )
+
+
+def listening_port(config: ApplianceConfig) -> int:
+    """The receiver's port, also where the configuration says 0."""
+    try:
+        return config.receiver.port or int((config.run / "receiver.port").read_text())
+    except (OSError, ValueError):
+        return config.receiver.port
+
+
+@lru_cache(maxsize=4)
+def read_manifest(bundles: Path, digest: str) -> Manifest:
+    """The manifest of an installed bundle; its files were verified when it was installed."""
+    return Manifest.model_validate_json((bundles / digest / "manifest.json").read_bytes())
+
+
+def bundle_ref(config: ApplianceConfig, row: BundleRow | None) -> BundleRef | None:
+    """A bundle as messages name it."""
+    if row is None:
+        return None
+    synthetic = read_manifest(config.bundles, row.digest).synthetic
+    return BundleRef(name=row.name, version=row.version, digest=row.digest, synthetic=synthetic)
+
+
+def reported_body(config: ApplianceConfig, report: Report, clock: SystemClock) -> ReportedBody:
+    """What the updater says, as the registry gets it."""
+    return ReportedBody(
+        device=config.device,
+        ts=clock.now(),
+        active=bundle_ref(config, report.active),
+        desired_version=report.desired[1] if report.desired else None,
+        state=report.state,
+        code=report.code,
+    )
 
 
 def open_journal(config: ApplianceConfig) -> Journal:
@@ -148,4 +260,7 @@ def pseudonyms(config: ApplianceConfig) -> Pseudonyms:
 _ROLES: dict[str, Callable[[ApplianceConfig], None]] = {
     "receiver": run_receiver,
     "analyser": run_analyser,
+    "courier": run_courier,
+    "updater": run_updater,
+    "console": run_console,
 }

@@ -202,7 +202,16 @@ class Journal:
                 self._database.run("put_meta", {"key": "report_cursor", "value": str(cursor)})
                 self.messages.post("event", body)
 
+    def set_reported(self, reported: str) -> None:
+        """What the updater has to say: a `ReportedBody` as JSON, for the courier to publish."""
+        self._database.run("put_meta", {"key": "reported", "value": reported})
+
     # ---- reading
+
+    def reported(self) -> str | None:
+        """What the updater said last."""
+        row = self._database.one("get_meta", {"key": "reported"})
+        return row["value"] if row else None
 
     def study(self, handover_id: str) -> StudyRow:
         """One study by its hand-over; KeyError if there is none."""
