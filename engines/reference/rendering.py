@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from core import durable
-from engines.phantom import Scan, render, sample_patient
+from core.volume import Vector
+from engines.phantom import Kernel, Scan, render, sample_patient
 
 TRAINING_SEED, VALIDATION_SEED, TUNING_SEED, EVIDENCE_SEED = 100_000, 200_000, 300_000, 400_000
 COARSE_MM, FINE_MM = 6.0, 2.0
@@ -26,18 +27,22 @@ TORSO_FROM_LIVER = (180.0, 650.0)
 
 @dataclass(frozen=True)
 class Case:
-    """A cached phantom: HU int16 and `Tissue` labels uint8, both (z, y, x), without noise."""
+    """A cached phantom: HU int16 and `Tissue` labels uint8, both (z, y, x), at spacing_mm (z, y, x).
+
+    Cases for training are without noise: that is added anew at every step.
+    """
 
     seed: int
     hu: npt.NDArray[np.int16]
     labels: npt.NDArray[np.uint8]
+    spacing_mm: Vector
 
 
 def render_coarse(seed: int) -> Case:
     """The whole torso at 6 mm."""
     scan = Scan((COARSE_MM,) * 3, None, (-30.0, 660.0), kernel=None)
     volume, labels = render(sample_patient(seed), scan)
-    return Case(seed, volume.hu, labels)
+    return Case(seed, volume.hu, labels, scan.spacing_mm)
 
 
 def render_fine(seed: int) -> Case:
@@ -45,7 +50,29 @@ def render_fine(seed: int) -> Case:
     lesions = (0, 0) if seed % 4 == 0 else (4, 3)
     scan = Scan((FINE_MM,) * 3, None, TORSO_FROM_LIVER, kernel=None)
     volume, labels = render(sample_patient(seed, lung=lesions[0], liver=lesions[1]), scan)
-    return Case(seed, volume.hu, labels)
+    return Case(seed, volume.hu, labels, scan.spacing_mm)
+
+
+def render_study(seed: int) -> Case:
+    """A study as it is judged: noise, 1.5–5 mm slices, two scans in three without the pelvis.
+
+    Half of the patients have cancer of the lung, half of the liver, drawn independently; look-alikes come on top.
+    Pixels of 1.2–1.6 mm instead of 0.7–0.9 keep rendering cheap; the networks see 2 and 6 mm.
+    """
+    patient = sample_patient(seed)
+    rng = patient.generator(50)
+    pixel = round(float(rng.uniform(1.2, 1.6)), 2)
+    scan = Scan(
+        spacing_mm=(float(rng.choice((1.5, 2.5, 3.0, 5.0))), pixel, pixel),
+        matrix=None,
+        coverage_mm=(-10.0, 650.0) if rng.random() < 1 / 3 else (175.0, 650.0),
+        kernel=Kernel.ITERATIVE if rng.random() < 0.25 else Kernel.SOFT,
+    )
+    volume, labels = render(patient, scan)
+    return Case(seed, volume.hu, labels, scan.spacing_mm)
+
+
+RENDER = {"coarse": render_coarse, "fine": render_fine, "study": render_study}
 
 
 def fill(folder: Path, kind: str, seeds: range) -> None:
@@ -55,13 +82,13 @@ def fill(folder: Path, kind: str, seeds: range) -> None:
         path = folder / f"{seed}.case"
         if path.exists():
             continue
-        case = render_coarse(seed) if kind == "coarse" else render_fine(seed)
+        case = RENDER[kind](seed)
         durable.write_bytes(path, _pack(case))
         print(json.dumps({"rendered": kind, "seed": seed, "shape": case.hu.shape}), flush=True)
 
 
 def _pack(case: Case) -> bytes:
-    header = json.dumps({"seed": case.seed, "shape": case.hu.shape}).encode()
+    header = json.dumps({"seed": case.seed, "shape": case.hu.shape, "spacing_mm": case.spacing_mm}).encode()
     # Level 1: these are read far more often than the disk is full.
     return header + b"\n" + zlib.compress(case.hu.tobytes() + case.labels.tobytes(), 1)
 
@@ -74,7 +101,9 @@ def load(path: Path) -> Case:
     raw = zlib.decompress(packed)
     voxels = int(np.prod(shape))
     hu = np.frombuffer(raw, np.int16, voxels).reshape(shape)
-    return Case(described["seed"], hu, np.frombuffer(raw, np.uint8, voxels, 2 * voxels).reshape(shape))
+    labels = np.frombuffer(raw, np.uint8, voxels, 2 * voxels).reshape(shape)
+    z, y, x = described.get("spacing_mm", (0.0, 0.0, 0.0))
+    return Case(described["seed"], hu, labels, (z, y, x))
 
 
 def load_all(folder: Path, limit: int | None = None) -> Iterator[Case]:
@@ -86,7 +115,7 @@ def load_all(folder: Path, limit: int | None = None) -> Iterator[Case]:
 def main() -> None:
     """python -m engines.reference.rendering coarse var/reference/coarse 100000 120"""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("kind", choices=("coarse", "fine"))
+    parser.add_argument("kind", choices=sorted(RENDER))
     parser.add_argument("folder", type=Path)
     parser.add_argument("first", type=int)
     parser.add_argument("count", type=int)

@@ -1,0 +1,228 @@
+"""Trained networks → the reference bundle.
+
+    python -m engines.reference.pack draft  --from var/reference --into var/reference/draft
+    python -m engines.reference.pack final  --from var/reference --into engines/bundles/reference
+
+A draft has no evidence and no thresholds of its own: it exists to score cases with. The final bundle takes both from
+`tuning.json` and `evidence.json` (see `evaluate`), and its golden case from what the cascade answers here in fp32.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from core import durable
+from core.finding import Cancer
+from core.volume import Volume
+from engines import volumefile
+from engines.bundle import Bundle, Content, open_bundle, write_bundle
+from engines.cascade import Analysis, Cascade, PatientContext
+from engines.manifest import (
+    CancerModel,
+    Contraindications,
+    Evidence,
+    Extraction,
+    GoldenAnswer,
+    GoldenCase,
+    GoldenOrgan,
+    Intensity,
+    ManifestDraft,
+    Network,
+    OperatingPoint,
+    Organ,
+    Patches,
+    WholeVolume,
+)
+from engines.phantom import Patient, Scan, render, sample_patient
+from engines.reference.evaluate import choose_thresholds, evidence_at, read_scores
+from engines.reference.export import check_against_torch, load_trained, to_onnx
+from engines.reference.recipes import RECIPES, Recipe
+from engines.runtime.onnx import OnnxRuntime
+
+VERSION = "0.1.0"
+GOLDEN_SEED = 500_001
+ORGANS = {Cancer.LUNG: "lung", Cancer.LIVER: "liver"}
+WANTED_SENSITIVITY, WANTED_SPECIFICITY = 0.95, 0.95
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Thresholds of one cancer and the evidence at each."""
+
+    negative_below: float
+    positive_above: float
+    rule_out: Evidence
+    rule_in: Evidence
+
+
+def draft_judgement() -> Judgement:
+    """Thresholds that hide nothing, and evidence that says that there is none."""
+    none = Evidence(
+        kind="synthetic", cohort="none: draft for scoring", n_positive=0, n_negative=0,
+        sensitivity=0, sensitivity_ci95=(0, 1), specificity=0, specificity_ci95=(0, 1),
+    )  # fmt: skip
+    return Judgement(0.5, 0.5, none, none)
+
+
+def measured_judgement(folder: Path, cancer: Cancer) -> Judgement:
+    """Thresholds from tuning.json, evidence from evidence.json."""
+    tuning = [r for r in read_scores(folder / "tuning.json", cancer) if r.score is not None]
+    low, high = choose_thresholds(
+        [r.score or 0.0 for r in tuning], [r.truth for r in tuning], WANTED_SENSITIVITY, WANTED_SPECIFICITY
+    )
+    rows = read_scores(folder / "evidence.json", cancer)
+    seeds = [r.seed for r in rows]
+    cohort = (
+        f"procedural phantoms, seeds {min(seeds)} to {max(seeds)}, disjoint from training and tuning; lesions of "
+        "6-40 mm (lung) or 10-60 mm (liver), look-alikes in both groups"
+    )
+    return Judgement(low, high, evidence_at(low, rows, cohort), evidence_at(high, rows, cohort))
+
+
+def network_of(recipe: Recipe) -> Network:
+    """A recipe as the manifest says it."""
+    return Network(
+        id=recipe.name,
+        file=f"{recipe.name}.onnx",
+        stage="localise" if recipe.patch is None else "detect",
+        spacing_mm=(recipe.spacing_mm,) * 3,
+        intensity=Intensity(
+            clip_low_hu=recipe.clip_hu[0], clip_high_hu=recipe.clip_hu[1], mean_hu=recipe.mean_hu, std_hu=recipe.std_hu
+        ),
+        tiling=WholeVolume(pad_multiple=recipe.multiple)
+        if recipe.patch is None
+        else Patches(size=recipe.patch, overlap=0.25, air_below_hu=-940),
+        activation="softmax",
+        labels=recipe.labels,
+    )
+
+
+def model_of(cancer: Cancer, judgement: Judgement) -> CancerModel:
+    """How one cancer is looked for."""
+    return CancerModel(
+        cancer=cancer,
+        organ=ORGANS[cancer],
+        network=f"{ORGANS[cancer]}_lesion",
+        label="lesion",
+        extraction=Extraction(
+            probability=0.5,
+            min_volume_mm3=60 if cancer is Cancer.LUNG else 300,
+            min_diameter_mm=5 if cancer is Cancer.LUNG else 8,
+            score="mean",
+            inside_share=0.2,
+        ),
+        negative_below=judgement.negative_below,
+        positive_above=judgement.positive_above,
+        operating_points=(
+            OperatingPoint(name="rule-out", threshold=judgement.negative_below, evidence=judgement.rule_out),
+            OperatingPoint(name="rule-in", threshold=judgement.positive_above, evidence=judgement.rule_in),
+        ),
+        contraindications=Contraindications(min_age_years=18, unknown_age="analyse", max_slice_spacing_mm=6),
+    )
+
+
+def manifest_draft(judgements: dict[Cancer, Judgement], golden: tuple[GoldenCase, ...]) -> ManifestDraft:
+    """Everything that the manifest says but the files."""
+    return ManifestDraft(
+        name="reference",
+        version=VERSION,
+        label="Synthetic reference model, never clinical",
+        manufacturer="OneScan",
+        synthetic=True,
+        intended_use=(
+            "Demonstration and testing of OneScan on non-contrast torso CT. Trained and evaluated on procedural "
+            "phantoms only; no performance on people is claimed. Never for clinical use."
+        ),
+        licence="Apache-2.0",
+        networks=tuple(network_of(r) for r in RECIPES.values()),
+        organs=(
+            Organ(name="lung", labels=("lung",), found_from_ml=800, margin_mm=8),
+            Organ(name="liver", labels=("liver",), found_from_ml=350, margin_mm=6),
+        ),
+        cancers=tuple(model_of(cancer, judgement) for cancer, judgement in judgements.items()),
+        golden=golden,
+    )
+
+
+def golden_input() -> tuple[Patient, Volume]:
+    """A patient with one lesion of 25 mm in lung and liver each, chest and upper abdomen, small enough to ship."""
+    patient = sample_patient(GOLDEN_SEED, lung=1, liver=1, diameter_mm=25)
+    volume, _ = render(patient, Scan((4.0, 3.0, 3.0), None, (180.0, 645.0), dose=4.0))
+    return patient, volume
+
+
+def golden_case(patient: Patient, analysis: Analysis) -> GoldenCase:
+    """What the cascade answered, as the expectation of every device; tolerances leave room for bf16."""
+    return GoldenCase(
+        name="lung-and-liver-lesion",
+        input="golden-lung-and-liver.npz",
+        age_years=patient.age_years,
+        answers=tuple(
+            GoldenAnswer(
+                cancer=a.cancer,
+                verdict=a.verdict,
+                reason=a.reason,
+                score=None if a.score is None else round(a.score, 4),
+                score_tolerance=0.05,
+            )
+            for a in analysis.answers
+        ),
+        organs=tuple(
+            GoldenOrgan(organ=organ, volume_ml=round(ml, 1), tolerance_ml=round(max(0.05 * ml, 20), 1))
+            for organ, ml in analysis.organs_ml.items()
+        ),
+    )
+
+
+def networks(trained: Path, scratch: Path) -> list[Content]:
+    """The ONNX files, each compared with torch."""
+    contents = []
+    durable.make_folder(scratch)
+    for recipe in RECIPES.values():
+        model = load_trained(recipe, trained / recipe.name)
+        path = scratch / f"{recipe.name}.onnx"
+        durable.write_bytes(path, to_onnx(model, recipe))
+        difference = check_against_torch(model, recipe, path)
+        print(f"{recipe.name}: {path.stat().st_size} bytes, ONNX = torch within {difference:.1e}")
+        contents.append(Content(path.name, "network", path))
+    return contents
+
+
+def pack(trained: Path, into: Path, final: bool) -> Bundle:
+    """Export, judge, run the golden case in fp32, write the bundle. An existing bundle in `into` is replaced."""
+    judgements = {c: measured_judgement(trained, c) if final else draft_judgement() for c in ORGANS}
+    patient, volume = golden_input()
+    contents = [
+        *networks(trained, trained / "onnx"),
+        Content("golden-lung-and-liver.npz", "golden", volumefile.to_bytes(volume)),
+        Content("licence.txt", "licence", REPOSITORY / "LICENSE"),
+    ]
+    if final:
+        contents.append(Content("model-card.md", "model_card", REPOSITORY / "docs" / "model-card.md"))
+    first = trained / "without-golden"
+    durable.remove_tree(first)
+    untried = write_bundle(first, manifest_draft(judgements, ()), contents)
+    analysis = Cascade(untried, OnnxRuntime(1)).analyse(volume, PatientContext(patient.age_years, patient.sex))
+    for answer in analysis.answers:
+        print(f"golden case: {answer.cancer.value} {answer.verdict.value} {answer.score} {answer.detail}")
+    durable.remove_tree(into)
+    durable.make_folder(into.parent)
+    return write_bundle(into, manifest_draft(judgements, (golden_case(patient, analysis),)), contents)
+
+
+def main() -> None:
+    """Assemble a draft or the final bundle."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("what", choices=("draft", "final"))
+    parser.add_argument("--from", dest="trained", type=Path, required=True)
+    parser.add_argument("--into", type=Path, required=True)
+    a = parser.parse_args()
+    bundle = pack(a.trained, a.into, a.what == "final")
+    print(f"{a.into}: bundle {open_bundle(a.into).digest}, {sum(f.size for f in bundle.manifest.files)} bytes")
+
+
+if __name__ == "__main__":
+    main()
