@@ -1,0 +1,14 @@
+"""A receiver in a process of its own, to be killed: prints its port, then serves until it is ended."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+from tests.appliance.intake.stand import Stand
+
+if __name__ == "__main__":
+    stand = Stand(Path(sys.argv[1]), quiet_seconds=float(sys.argv[2]))
+    print(stand.port, flush=True)
+    threading.Event().wait()
