@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Patience:
 
 
 class Fetcher(FetcherInterface):
-    """Downloads over HTTP or HTTPS. ca_file: the only authority trusted for HTTPS; None: the system's."""
+    """Downloads over HTTP or HTTPS. ca_file: trusted for HTTPS besides the system's authorities."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class Fetcher(FetcherInterface):
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=patience.connect_s, read=patience.gap_s),
             retries=False,
-            ca_certs=str(ca_file) if ca_file else None,
+            ssl_context=_tls(ca_file),
             headers={"User-Agent": "onescan-updater", "Accept-Encoding": "identity"},
         )
 
@@ -199,6 +200,13 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(cafile=str(ca_file))
+    return context
 
 
 @contextlib.contextmanager
