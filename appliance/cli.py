@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from dataclasses import asdict
@@ -39,7 +40,7 @@ _screen = Console()
 @app.command()
 def run(
     role: Annotated[
-        Optional[str],  # noqa: UP007, UP045 -- typer reads this at run time, on Python 3.10 too
+        Optional[str],  # noqa: UP045 -- typer reads this at run time, on Python 3.10 too
         typer.Argument(help=f"One of {', '.join(ROLES)}. Without it: all, under one supervisor."),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -50,7 +51,7 @@ def run(
 
     Examples: `onescan-appliance run` (container, laptop), `onescan-appliance run receiver` (systemd does this).
     """
-    from appliance import log, service
+    from appliance import log
     from appliance.supervisor import Supervisor
 
     settings = configuration.load(config)
@@ -60,9 +61,20 @@ def run(
         Supervisor(ROLES, config).run()
     elif role in ROLES:
         log.set_up(role)
-        service.run(role, settings)
+        _run_role(role, settings)
     else:
         raise typer.BadParameter(f"there is no role {role}; the roles are {', '.join(ROLES)}")
+
+
+def _run_role(role: str, settings: configuration.ApplianceConfig) -> None:
+    """The edge of a role's process: whatever ends it is one line in the log, with what to do about it."""
+    from appliance import service
+
+    try:
+        service.run(role, settings)
+    except Exception as error:
+        logging.getLogger(__name__).critical("the role ends", exc_info=error)
+        sys.exit(1)
 
 
 @app.command()

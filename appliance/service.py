@@ -10,6 +10,7 @@ console   the box's own pages                  reads the journals
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import lru_cache
@@ -26,8 +27,9 @@ from appliance.role import RoleProcess
 from appliance.storage.intake_journal import IntakeJournal, IntakeReader
 from appliance.storage.journal import Journal
 from core import durable
-from core.wire import BundleRef, ReportedBody
+from core.wire import BirthBody, BundleRef, DesiredBody, EventBody, ReportedBody
 from engines.manifest import Manifest
+from engines.runtime.choice import available_cores
 
 if TYPE_CHECKING:
     from appliance.overview import JournalOverview
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOREVER = float("inf")
+LINK_STUCK_S = 180.0
 VERSION = metadata.version("onescan")
 
 
@@ -143,6 +146,58 @@ def run_analyser(config: ApplianceConfig) -> None:
         process.turn(step, "waits for studies", longest_s=settings.deadline_s + 300.0)
 
 
+def run_courier(config: ApplianceConfig) -> None:
+    """Objects to the PACS, messages to the registry, wishes and acks back."""
+    from appliance.courier import Courier, stalled_event
+    from appliance.delivery import Broker, ClientCertificate, Destination, PacsSender, RegistryLink
+
+    identity = IdentityFolder(config.identity)
+    with ExitStack() as stack:
+        process = stack.enter_context(RoleProcess("courier", config.run))
+        journal = stack.enter_context(closing(open_journal(config)))
+        clock = SystemClock()
+
+        def desired(body: DesiredBody) -> None:
+            journal.shelf.wish(body.bundle, body.version, clock.now())
+            process.bells.ring("updater")
+
+        calling = config.receiver.ae_title
+        sender = PacsSender(
+            {p.name: Destination(p.host, p.port, p.ae_title, calling) for p in config.pacs},
+            journal.pacs,
+            clock,
+            on_stalled=stalled_event(journal),
+            stopping=process.stopping.is_set,
+        )
+        certificate = ClientCertificate(identity.ca, identity.certificate, identity.device_key)
+        link = RegistryLink(
+            Broker(config.registry.mqtt_host, config.registry.mqtt_port, certificate),
+            config.site,
+            config.device,
+            clock.stamp().boot_id,
+            journal.messages,
+            clock,
+            next_session=journal.messages.next_session,
+            birth=lambda session: birth_body(config, journal, clock, session),
+            on_desired=desired,
+        )
+        journal.messages.on_acknowledged = lambda: process.bells.ring("courier")
+        stack.callback(link.stop)
+        link.start()
+        journal.tell(EventBody(kind="started", subject=VERSION))
+        courier = Courier(
+            journal,
+            IntakeReader(config.intake_db, config.spool),
+            sender,
+            link,
+            clock,
+            pseudonyms(config).study,
+            config.state,
+            disk_low_bytes=2 * config.receiver.min_free_bytes,
+        )
+        process.turn(courier.step, "delivers", alive=lambda: link.idle_s < LINK_STUCK_S, longest_s=600.0)
+
+
 def run_updater(config: ApplianceConfig) -> None:
     """Brings the wanted bundle here, tries it, switches to it."""
     from appliance.update.client import ReleaseClient
@@ -233,6 +288,21 @@ def bundle_ref(config: ApplianceConfig, row: BundleRow | None) -> BundleRef | No
         return None
     synthetic = read_manifest(config.bundles, row.digest).synthetic
     return BundleRef(name=row.name, version=row.version, digest=row.digest, synthetic=synthetic)
+
+
+def birth_body(config: ApplianceConfig, journal: Journal, clock: SystemClock, session: int) -> BirthBody:
+    """What this device is."""
+    return BirthBody(
+        device=config.device,
+        epoch=journal.messages.epoch,
+        boot_id=clock.stamp().boot_id,
+        session=session,
+        ts=clock.now(),
+        software=VERSION,
+        hardware=f"{platform.machine()} {available_cores()} cores",
+        runtime=config.analyser.runtime,
+        bundle=bundle_ref(config, journal.shelf.active()),
+    )
 
 
 def reported_body(config: ApplianceConfig, report: Report, clock: SystemClock) -> ReportedBody:

@@ -24,14 +24,13 @@ from bench.record import Goal, Record, fsync_latency_ms
 from deploy.demo import push
 from deploy.embedded import free_port
 from deploy.onescan import OneScan, Site
+from engines.phantom import Scan, sample_patient
 from engines.phantom.dicom import write_series
-from engines.phantom.patient import sample_patient
-from engines.phantom.render import Scan
 
 RUNS = 5
 IDLE_S = 10.0
 ROLES = ("receiver", "analyser", "courier", "updater", "console")
-SCAN = Scan(spacing_mm=(3.0, 0.8, 0.8), matrix=512)
+SCAN = Scan(spacing_mm=(3.0, 0.8, 0.8), matrix=(512, 512))
 NO_DELAY = {**os.environ, "TCP_NODELAY": "1"}
 
 

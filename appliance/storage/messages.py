@@ -27,6 +27,7 @@ class MessageQueue:
         self._database = database
         self._device = device
         self._stamp = stamp
+        self.on_acknowledged: Callable[[], None] = lambda: None
         database.run("put_meta_once", {"key": "epoch", "value": secrets.token_hex(16)})
         self._epoch = self._meta("epoch") or ""
 
@@ -86,6 +87,7 @@ class MessageQueue:
         with self._database.transaction():
             self._database.run("set_stream_acked", {"stream": stream, "seq": seq})
             self._database.run("ack_messages", {"stream": stream, "seq": seq, "at": iso(at)})
+        self.on_acknowledged()
 
     def registry_epoch(self) -> str | None:
         """The registry database that acked last, None before the first ack."""

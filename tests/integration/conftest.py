@@ -14,11 +14,10 @@ from pydicom import dcmread
 
 from deploy.demo import push
 from deploy.onescan import OneScan, Site
+from engines.phantom import Scan, sample_patient
 from engines.phantom.dicom import write_series
-from engines.phantom.patient import sample_patient
-from engines.phantom.render import Scan
 
-SMALL = Scan(spacing_mm=(5.0, 2.0, 2.0), matrix=256)
+SMALL = Scan(spacing_mm=(5.0, 2.0, 2.0), matrix=(256, 256))
 """Quick to make, send and read; a whole torso is about 130 slices."""
 
 _seeds = itertools.count(9000)
