@@ -190,9 +190,7 @@ def test_a_retained_message_and_a_waiting_session_outlive_a_restart(tmp_path: Pa
     assert got == [str(number).encode() for number in range(50)]
 
 
-def test_a_revocation_holds_from_the_next_connection_after_a_reload(
-    tmp_path: Path, authority: TestAuthority
-) -> None:
+def test_a_revocation_holds_from_the_next_connection_after_a_reload(tmp_path: Path, authority: TestAuthority) -> None:
     stolen = authority.issue("north/ct1")
     tls = (authority.certificate, *stolen)
     listed = authority.revoke()
