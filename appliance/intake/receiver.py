@@ -242,7 +242,7 @@ def _end(association: Any) -> None:
         time.sleep(0.01)
     if association.is_established:
         association.abort()
-    else:
+        association.join(timeout=_STOP_S)
+    else:  # its thread waits for a request that will not come, and ends by itself after the negotiation timeout
         association.dul.socket.close()
         association.kill()
-    association.join(timeout=_STOP_S)

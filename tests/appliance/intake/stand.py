@@ -119,6 +119,7 @@ def association(
 ) -> Iterator[Association]:
     """An association of a pynetdicom SCU that ends however the block leaves it."""
     ae = AE(calling)
+    ae.acse_timeout = 5
     for sop_class in SOP_CLASSES:
         ae.add_requested_context(sop_class, [syntax])
     assoc = ae.associate("127.0.0.1", port, ae_title=called)
