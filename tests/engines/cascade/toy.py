@@ -1,7 +1,7 @@
 """A bundle of toy networks that answer by HU alone, and torsos drawn for it: every outcome can be told in advance.
 
-In toy HU: air -1000, body 0, lung -800, liver 60, a lung lesion 200 or so, a liver lesion 300 or so. The localiser
-calls -900..-600 (and 150..250, the lung's lesions, as "lung") lung and 40..80 liver.
+In toy HU: air -1000, body 0, lung -800, liver 60, a lung lesion above 100, a liver lesion about 300 and a cyst about
+120. The localiser calls -900..-600 and (as a mass) 500..700 lung, 40..80 liver.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engines.runtime.choice import choose
 from tests.engines.bundle.drafts import POINT
 from tests.engines.runtime import networks
 
-AIR, BODY, LUNG, LIVER, LUNG_LESION, LIVER_LESION = -1000, 0, -800, 60, 200, 320
+AIR, BODY, LUNG, LIVER, LUNG_LESION, LIVER_LESION = -1000, 0, -800, 60, 600, 300
 ADULT = PatientContext(age_years=60)
 
 
@@ -90,9 +90,9 @@ def draft(**changes: Any) -> ManifestDraft:
 
 def files(**changes: bytes) -> list[Content]:
     content = {
-        "localiser": networks.bands((-900, -600), (40, 80), (150, 250)),
-        "lung_lesion": networks.bands((150, 250)),
-        "liver_lesion": networks.bands((100, 140), (280, 360)),
+        "localiser": networks.bands((-900, -600), (40, 80), (500, 700)),
+        "lung_lesion": networks.bands((100, 1000)),
+        "liver_lesion": networks.bands((100, 140), (180, 420)),
         **changes,
     }
     return [Content(f"{name}.onnx", "network", raw) for name, raw in content.items()]
