@@ -70,6 +70,7 @@ class BrokerLink:
             manual_ack=True,
         )
         client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.max_inflight_messages_set(1_000)  # our own acks on their way to devices
@@ -127,14 +128,21 @@ class BrokerLink:
             _log.error("the broker refused this worker", extra={"reason": str(reason)})
             return
         client.subscribe([(name, SubscribeOptions(qos=1)) for name in subscriptions(self._ingest.shared)])
-        self.connected = True
         _log.info("connected to the broker", extra={"session_present": bool(flags.session_present)})
+
+    def _on_subscribe(self, _c: object, _user: object, _mid: int, reasons: list[ReasonCode], _p: object) -> None:
+        if refused := [str(reason) for reason in reasons if reason.is_failure]:
+            _log.error("the broker refused subscriptions", extra={"reasons": refused})
+        else:
+            self.connected = True
 
     def _on_disconnect(self, _c: object, _user: object, _f: object, reason: ReasonCode, _p: object) -> None:
         with self._bell:
             self._connection += 1
         self.connected = False
-        _log.warning("lost the broker", extra={"reason": str(reason)})
+        _log.log(
+            logging.WARNING if reason.is_failure else logging.INFO, "left the broker", extra={"reason": str(reason)}
+        )
 
     def _on_message(self, _c: object, _user: object, message: Any) -> None:
         # Nothing here may raise: it would end paho's thread.

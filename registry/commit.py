@@ -25,7 +25,7 @@ from core import wire
 from registry import presence, projections
 from registry.contiguity import Held, Span
 from registry.statements import SQL
-from registry.store import Connection, translated
+from registry.store import Connection, held_epoch, translated
 from registry.triage import STREAMS, DeviceWord, Key, QuarantineReason, Refused, StreamMessage
 
 StreamKey = tuple[str, str, str, str]
@@ -57,7 +57,7 @@ class _Batch:
     repeated: int = 0
 
 
-def commit(connection: Connection, items: Sequence[Believed], registry_epoch: str, now: dt.datetime) -> Committed:
+def commit(connection: Connection, items: Sequence[Believed], now: dt.datetime) -> Committed:
     """Store a batch. StoreUnavailable: nothing happened, try again. Unstorable: some value can't be stored."""
     batch = _Batch(now)
     with translated(), connection.transaction():
@@ -67,9 +67,8 @@ def commit(connection: Connection, items: Sequence[Believed], registry_epoch: st
         _hear(connection, batch)  # 6
         _quarantine(connection, batch)  # 7
         acks = _advance(connection, batch)  # 8
-    bodies = {
-        device: wire.AckBody(registry_epoch=registry_epoch, acks=tuple(streams)) for device, streams in acks.items()
-    }
+        epoch = held_epoch(connection)  # read here: a copy held by a worker would outlive a restore
+    bodies = {device: wire.AckBody(registry_epoch=epoch, acks=tuple(streams)) for device, streams in acks.items()}
     return Committed(bodies, len(fresh), batch.repeated, len(batch.refused))
 
 

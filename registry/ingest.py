@@ -24,7 +24,7 @@ from registry.store import Connection, StoreUnavailable, Unstorable, connect, se
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT_S = 5.0
-_IDLE_S = 0.5
+_IDLE_S = 0.2
 _LONGEST_WAIT_S = 5.0
 
 
@@ -45,9 +45,9 @@ class IngestWorker:
         self._clock = clock
         self._link = BrokerLink(settings.broker, settings.ingest)
         self._connection: Connection | None = None
-        self._epoch = ""
         self._started_at = clock()
         self._next_heartbeat = 0.0
+        self._told_connected = False
         self.stored = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -60,12 +60,14 @@ class IngestWorker:
                 batch = self._link.take(ingest.batch_size, ingest.batch_ms / 1e3, _IDLE_S)
                 if batch:
                     self._settle(batch, stop)
-                if time.monotonic() >= self._next_heartbeat:
+                if time.monotonic() >= self._next_heartbeat or self._link.connected != self._told_connected:
                     self._heartbeat()
         except Stopped:
             pass
         finally:
             self._link.stop()
+            self._link.connected = False
+            self._heartbeat()
             self._disconnect()
 
     def _settle(self, batch: Sequence[Arrival], stop: threading.Event) -> None:
@@ -83,7 +85,7 @@ class IngestWorker:
         wait_s = 0.1
         while items:
             try:
-                return [commit(self._connected(), items, self._epoch, self._clock())]
+                return [commit(self._connected(), items, self._clock())]
             except StoreUnavailable as error:
                 _log.warning("holding messages", extra={"count": len(items), "reason": str(error)})
                 self._disconnect()
@@ -102,7 +104,7 @@ class IngestWorker:
         if self._connection is None or self._connection.closed:
             connection = connect(self._settings.database, f"onescan-{self._settings.ingest.worker}")
             self._connection = connection
-            self._epoch = settle_epoch(connection)
+            settle_epoch(connection)
             with translated():
                 connection.execute(SQL["incoming_tables"])
         return self._connection
@@ -116,13 +118,15 @@ class IngestWorker:
         """Say that this worker lives, and publish what is newly desired. A database that is down stops neither."""
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
         try:
+            connected = self._link.connected
             connection = self._connected()
-            self._epoch = settle_epoch(connection)
+            settle_epoch(connection)
             with translated():
-                values = {"started_at": self._started_at, "connected": self._link.connected, "messages": self.stored}
+                values = {"started_at": self._started_at, "connected": connected, "messages": self.stored}
                 connection.execute(SQL["worker_heard"], {"worker": self._settings.ingest.worker, **values})
-                if self._link.connected:
+                if connected:
                     self._publish_desired(connection)
+            self._told_connected = connected
         except StoreUnavailable as error:
             _log.warning("no heartbeat", extra={"reason": str(error)})
             self._disconnect()

@@ -145,29 +145,27 @@ class Reader:
 
 def settle_epoch(connection: Connection) -> str:
     """This database's epoch, hex; drawn anew where the cluster is not the one that the last epoch was drawn in."""
-    with translated(), connection.transaction():
-        (cluster,) = _one(connection, "cluster_identity")
-        held = connection.execute(SQL["epoch"]).fetchone()
-        if held is None or held[1] != cluster:
-            draw_epoch(connection, str(cluster), was=held[0] if held else None)
-        (epoch, _) = _one(connection, "epoch")
-    return str(epoch)
+    return _epoch(connection, always=False)
 
 
 def renew_epoch(connection: Connection) -> str:
     """Draw a new epoch: after a restore that PostgreSQL can't tell from a restart (a disk snapshot)."""
+    return _epoch(connection, always=True)
+
+
+def held_epoch(connection: Connection) -> str:
+    """The epoch that stands, within the caller's transaction."""
+    return str(_one(connection, "epoch")[0])
+
+
+def _epoch(connection: Connection, always: bool) -> str:
     with translated(), connection.transaction():
         (cluster,) = _one(connection, "cluster_identity")
         held = connection.execute(SQL["epoch"]).fetchone()
-        draw_epoch(connection, str(cluster), was=held[0] if held else None)
-        (epoch, _) = _one(connection, "epoch")
-    return str(epoch)
-
-
-def draw_epoch(connection: Connection, cluster: str, was: str | None) -> None:
-    """Replace the epoch `was`, unless another process has done so already."""
-    values = {"epoch": secrets.token_hex(16), "cluster": cluster, "was": was}
-    connection.execute(SQL["epoch_draw"], values)
+        if always or held is None or held[1] != cluster:
+            values = {"epoch": secrets.token_hex(16), "cluster": cluster, "was": held[0] if held else None}
+            connection.execute(SQL["epoch_draw"], values)
+        return held_epoch(connection)
 
 
 def _one(connection: Connection, name: str) -> Sequence[Any]:
