@@ -5,9 +5,9 @@ delivered before the other side said so: a success or warning status for an obje
 message. `outbox` decides, without I/O; `pacs` and `mqtt` do. For the courier only.
 """
 
-from appliance.delivery.connection import Broker, ClientCertificate, Pace
+from appliance.delivery.broker import Broker, ClientCertificate, Pace
 from appliance.delivery.mqtt import RegistryLink
 from appliance.delivery.outbox import Backoff
-from appliance.delivery.pacs import Destination, PacsSender
+from appliance.delivery.pacs import Destination, PacsSender, Patience
 
-__all__ = ["Backoff", "Broker", "ClientCertificate", "Destination", "Pace", "PacsSender", "RegistryLink"]
+__all__ = ["Backoff", "Broker", "ClientCertificate", "Destination", "Pace", "PacsSender", "Patience", "RegistryLink"]

@@ -17,89 +17,22 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from appliance.delivery.outbox import Backoff, Cursor, by_urgency
+from appliance.delivery.broker import Broker, Device, Handlers, Pace
+from appliance.delivery.outbox import Cursor, by_urgency
 from appliance.ports import Clock, MessageOutbox
 from core import wire
 from core.errors import DeliveryError
 
 _log = logging.getLogger(__name__)
 _SUBSCRIBED = ("ack", "desired", "cmd/#")
-
-
-@dataclass(frozen=True)
-class ClientCertificate:
-    """Mutual TLS: files in PEM. Read anew at every connection, so that a renewed certificate is used."""
-
-    ca: Path
-    certificate: Path
-    key: Path
-
-
-@dataclass(frozen=True)
-class Broker:
-    """Where the broker is. Without a certificate the connection is plain: tests only."""
-
-    host: str
-    port: int
-    tls: ClientCertificate | None = None
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How fast, how patient. Times in seconds.
-
-    window: messages of a stream that may be on their way at once. session_expiry_s: how long the broker keeps what it
-    has for this device while it is away; with 0 a clean_start of 0 would keep nothing. will_delay_s: a device that is
-    back within this time was never reported offline.
-    """
-
-    window: int = 50
-    resend: Backoff = field(default_factory=lambda: Backoff(first_s=30.0, ceiling_s=1800.0))
-    reconnect: Backoff = field(default_factory=lambda: Backoff(first_s=1.0, ceiling_s=120.0, spread=0.5))
-    rescan_s: float = 5.0
-    keepalive_s: int = 30
-    session_expiry_s: int = 7 * 86400
-    will_delay_s: int = 10
-    connect_s: float = 10.0
-    goodbye_s: float = 3.0
-
-
-@dataclass(frozen=True)
-class Device:
-    """Who connects. `<site>.<device>` is the client id and the common name of its certificate."""
-
-    site: str
-    name: str
-    boot_id: Any  # uuid.UUID
-
-    @property
-    def client_id(self) -> str:
-        """Fixed, so that the broker recognises the session."""
-        return f"{self.site}.{self.name}"
-
-    def topic(self, leaf: str) -> str:
-        """One of this device's topics."""
-        return wire.topic(self.site, self.name, leaf)
-
-
-@dataclass(frozen=True)
-class Handlers:
-    """Whom the connection asks and tells. All are called on its thread; what they raise is logged and counted."""
-
-    birth: Callable[[int], wire.BirthBody]
-    reported: Callable[[], wire.ReportedBody | None]
-    on_desired: Callable[[wire.DesiredBody], None]
-    on_command: Callable[[str, bytes], None]
 
 
 class Connection:
@@ -186,7 +119,7 @@ class Connection:
             self._check(self._client.loop_write())
         self._check(self._client.loop_misc())  # keep-alive
 
-    def _check(self, code: paho.MQTTErrorCode) -> None:
+    def _check(self, code: MQTTErrorCode) -> None:
         if code != paho.MQTT_ERR_SUCCESS:
             raise DeliveryError(self._ended or f"connection to the broker lost: {paho.error_string(code)}")
         self._live_socket()
@@ -233,10 +166,12 @@ class Connection:
         now = self._clock.now()
         ours: dict[str, int] = {one.stream: one.seq for one in ack.acks if one.epoch == self._outbox.epoch}
         ours = {stream: seq for stream, seq in ours.items() if self._is_plausible(stream, seq)}
-        if ack.registry_epoch != self._outbox.registry_epoch():
-            _log.info("new registry epoch, rewinding", extra={"streams": len(ours)})
+        before = self._outbox.registry_epoch()
+        if ack.registry_epoch != before:
             self._outbox.rewind(ack.registry_epoch, ours, now)
-            self._cursors.clear()
+            if before is not None:  # with the very first ack nothing is lost, and what flies may go on
+                _log.warning("the registry's database is another one: sending again what it lacks")
+                self._cursors.clear()
         for stream, seq in ours.items():
             self._outbox.acknowledge(stream, seq, now)
             if stream in self._cursors:

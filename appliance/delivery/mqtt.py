@@ -17,7 +17,8 @@ import threading
 import uuid
 from collections.abc import Callable
 
-from appliance.delivery.connection import Broker, Connection, Device, Handlers, Pace
+from appliance.delivery.broker import Broker, Device, Handlers, Pace
+from appliance.delivery.connection import Connection
 from appliance.ports import Clock, MessageOutbox
 from core import wire
 from core.errors import DeliveryError
@@ -34,7 +35,8 @@ class RegistryLink:
 
     next_session: the number of this connection within the journal's epoch, 1, 2, 3 ..., durable before it returns.
     birth: what this device is, for that session. on_desired: the registry wants this bundle. on_command: its name and
-    payload. Outbox and callables are used on the link's thread alone; what a callable raises is logged, the link lives on.
+    payload. Outbox and callables are used on the link's thread alone; what a callable raises is logged, and the link
+    lives on.
     """
 
     def __init__(

@@ -32,6 +32,7 @@ _config.STORE_SEND_CHUNKED_DATASET = True
 
 _log = logging.getLogger(__name__)
 _BATCH = 100
+_NO_ANSWER = "the association ended before the PACS answered"
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers from 1 to 255
 
 
@@ -133,6 +134,8 @@ class PacsSender:
             else:
                 delay = self._backoff.delay_s(item.attempts + 1, self._draw())
                 self._postpone(item, failure, self._clock.now() + dt.timedelta(seconds=delay))
+            if failure == _NO_ANSWER:  # the association may not know yet that it is over
+                return
 
     def _postpone_all(self, items: Sequence[PacsItem], why: str, failures: int) -> dt.datetime:
         """Postpone items that share their cause, all until the same moment."""
@@ -196,7 +199,7 @@ def _store(association: Any, item: PacsItem) -> str | None:
     except (RuntimeError, AttributeError, InvalidDicomError) as error:
         return f"the object was not sent: {type(error).__name__}"
     if "Status" not in status:
-        return "the association ended before the PACS answered"
+        return _NO_ANSWER
     code = int(status.Status)
     category = code_to_category(code)
     if category == "Warning":
