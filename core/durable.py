@@ -105,9 +105,12 @@ def remove_tree(path: Path) -> None:
         raise StorageError(f"can't remove {path}")
 
 
-def sweep(folder: Path) -> int:
-    """Remove the temporary files that a crash left in `folder`; returns how many. Only at start-up."""
-    leftovers = list(folder.glob(f"{_TEMPORARY}*"))
+def sweep(folder: Path, name: str = "*") -> int:
+    """Remove the temporary files that a crash left in `folder`; returns how many. Only at start-up.
+
+    name: only those of the file of this name, where others may be writing in the same folder.
+    """
+    leftovers = list(folder.glob(f"{_TEMPORARY}*-{name}"))
     for path in leftovers:
         _discard(path)
     return len(leftovers)

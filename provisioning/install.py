@@ -108,7 +108,8 @@ class Installation:
             durable.make_folder(self.state / name)
         durable.make_folder(self.identity.folder, keys.FOLDER_MODE)
         durable.sweep(self.identity.folder)
-        durable.sweep(self.state / "tuf")
+        durable.sweep(self.state / "tuf", "root.json")  # the roles may be running: theirs are left alone
+        durable.sweep(self.config_file.parent, self.config_file.name)
         return "kept" if there else "made"
 
     def _device_key(self) -> Done:

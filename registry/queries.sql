@@ -138,10 +138,15 @@ INSERT INTO enrolment_token (token_hash, site, device, expires_at)
 VALUES (%(token_hash)s, %(site)s, %(device)s, %(expires_at)s)
 
 -- name: token_lock
-SELECT t.expires_at, t.used_at, t.csr_digest, c.pem
-FROM enrolment_token t LEFT JOIN certificate c USING (serial)
-WHERE t.token_hash = %(token_hash)s AND t.site = %(site)s AND t.device = %(device)s
-FOR UPDATE OF t
+SELECT expires_at, used_at, csr_digest, serial
+FROM enrolment_token
+WHERE token_hash = %(token_hash)s AND site = %(site)s AND device = %(device)s
+FOR UPDATE
+
+-- name: certificate_pem
+-- Asked after token_lock has been granted, never joined to it: after waiting for a lock READ COMMITTED sees the locked
+-- row anew, but a joined row as it was before the wait, when the certificate was not there yet.
+SELECT pem FROM certificate WHERE serial = %(serial)s
 
 -- name: token_use
 UPDATE enrolment_token SET used_at = %(now)s, csr_digest = %(csr_digest)s, serial = %(serial)s

@@ -55,12 +55,13 @@ def enrol(
         row = connection.execute(SQL["token_lock"], {"token_hash": _hash(token), **where}).fetchone()
         if row is None:  # 1
             raise EnrolmentRefused("this token is not one for this site and device")
-        expires_at, used_at, used_with, pem = row
+        expires_at, used_at, used_with, serial = row
         if now >= expires_at:  # 2
             raise EnrolmentRefused("this token has expired")
         if used_at is not None:  # 3
             if used_with != csr_digest:
                 raise EnrolmentRefused("this token has been used")
+            (pem,) = connection.execute(SQL["certificate_pem"], {"serial": serial}).fetchone() or ("",)
             return x509.load_pem_x509_certificate(pem.encode())
         issued = authority.device(site, device, request, now, days)  # 4
         ends = issued.certificate.not_valid_after_utc
