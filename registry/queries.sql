@@ -206,7 +206,7 @@ WHERE (r.current OR %(everything)s)
   AND (%(study)s::text IS NULL OR r.study = %(study)s)
   AND (%(result_id)s::uuid IS NULL OR r.result_id = %(result_id)s)
   AND (%(since)s::timestamptz IS NULL OR r.received_at >= %(since)s)
-ORDER BY r.received_at DESC, r.result_id
+ORDER BY r.received_at DESC, r.seq DESC, r.result_id
 LIMIT %(limit)s
 
 -- name: answers

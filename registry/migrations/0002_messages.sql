@@ -86,7 +86,7 @@ CREATE TABLE result (
     -- Not result_id alone: no device may take an id before the device whose result it is.
     PRIMARY KEY (site, device, result_id)
 );
-CREATE INDEX result_by_study ON result (site, device, study, revision DESC, received_at DESC, result_id DESC);
+CREATE INDEX result_by_study ON result (site, device, study, revision DESC, received_at DESC, seq DESC, result_id DESC);
 CREATE INDEX result_by_arrival ON result (received_at DESC);
 
 CREATE TABLE answer (
@@ -113,8 +113,8 @@ LEFT JOIN LATERAL (
     SELECT n.result_id
     FROM result n
     WHERE (n.site, n.device, n.study) = (r.site, r.device, r.study)
-      AND (n.revision, n.received_at, n.result_id) > (r.revision, r.received_at, r.result_id)
-    ORDER BY n.revision DESC, n.received_at DESC, n.result_id DESC
+      AND (n.revision, n.received_at, n.seq, n.result_id) > (r.revision, r.received_at, r.seq, r.result_id)
+    ORDER BY n.revision DESC, n.received_at DESC, n.seq DESC, n.result_id DESC
     LIMIT 1
 ) newer ON true;
 
