@@ -46,6 +46,16 @@ def partial_coverage(hu: Hu, labels: Labels, rng: np.random.Generator, spacing_m
     return hu[start : start + length], labels[start : start + length]
 
 
+def random_margin(hu: Hu, labels: Labels, rng: np.random.Generator) -> tuple[Hu, Labels]:
+    """Fields of view between tight and generous: the body with up to 6 voxels of its surroundings on each side."""
+    where = [slice(None)]
+    for axis in (1, 2):
+        hit = np.flatnonzero(labels.any(axis=(0, 3 - axis)))
+        low, high = rng.integers(0, 7, 2)
+        where.append(slice(max(int(hit[0] - low), 0), int(hit[-1] + 1 + high)))
+    return hu[tuple(where)], labels[tuple(where)]
+
+
 def narrow_field(hu: Hu, rng: np.random.Generator) -> Hu:
     """Sometimes a field of view that cuts off the flanks: air outside a circle."""
     if rng.random() < 0.7:

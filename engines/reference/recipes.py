@@ -68,12 +68,12 @@ RECIPES: dict[str, Recipe] = {
     "localiser": Recipe(
         name="localiser", spacing_mm=6.0, clip_hu=(-300.0, 300.0), mean_hu=0.0, std_hu=100.0,
         labels=tuple(ORGAN_TISSUES), features=(8, 16, 32, 64, 96), patch=None,
-        iterations=1200, batch=1, learning_rate=4e-3,
+        iterations=900, batch=1, learning_rate=4e-3,
     ),
     "lung_lesion": Recipe(
         name="lung_lesion", spacing_mm=2.0, clip_hu=(-1000.0, 300.0), mean_hu=-500.0, std_hu=400.0,
         labels=("background", "lesion"), features=(8, 16, 32, 64), patch=(64, 64, 64),
-        iterations=1000, batch=2, learning_rate=4e-3,
+        iterations=1700, batch=2, learning_rate=4e-3,
         finding=Tissue.LUNG_LESION, lookalike=Tissue.LUNG_LOOKALIKE, organ=PARTS_OF_LUNG,
     ),
     "liver_lesion": Recipe(

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch.nn import functional
 
 from core import durable
@@ -29,7 +30,7 @@ from engines.reference.recipes import RECIPES, Recipe
 from engines.reference.rendering import Case, load_all
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-_KEPT_POINTS = 4000
+_KEPT_POINTS, _POINTS_EACH = 4000, 200
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,18 @@ def find_places(case: Case, recipe: Recipe) -> Places:
         points = np.argwhere(mask)
         return points[rng.permutation(len(points))[:_KEPT_POINTS]]
 
+    def each(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+        """As many voxels of a small lesion as of a large one."""
+        parts, count = ndimage.label(mask)
+        boxes = ndimage.find_objects(parts)
+        chosen = [np.empty((0, 3), np.intp)]
+        for number, box in enumerate(boxes[:count], 1):
+            points = np.argwhere(parts[box] == number) + [edge.start for edge in box]
+            chosen.append(points[rng.integers(0, len(points), _POINTS_EACH)])
+        return np.concatenate(chosen)
+
     organ = np.isin(case.labels, recipe.organ)
-    return Places(some(case.labels == recipe.finding), some(case.labels == recipe.lookalike), some(organ))
+    return Places(each(case.labels == recipe.finding), each(case.labels == recipe.lookalike), some(organ))
 
 
 class WholeVolumes:
@@ -69,6 +80,7 @@ class WholeVolumes:
     def _one(self, rng: np.random.Generator) -> Batch:
         case = self.cases[int(rng.integers(len(self.cases)))]
         hu, labels = augment.partial_coverage(case.hu.astype(np.float32), case.labels, rng, self.recipe.spacing_mm)
+        hu, labels = augment.random_margin(hu, labels, rng)
         hu = augment.narrow_field(augment.shift_tissues(hu, labels, rng), rng)
         target = torch.from_numpy(self.table[labels].astype(np.uint8))[None, None]
         image, target = augment.affine(torch.from_numpy(hu)[None, None], target, rng)

@@ -1,0 +1,75 @@
+"""The bundle that ships: whole, honest about itself, small, and right about its own golden case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engines
+from core.finding import Cancer, Verdict
+from engines.bundle import Bundle, open_bundle
+from engines.parity import run_golden
+from engines.runtime.choice import choose
+
+FOLDER = Path(engines.__file__).parent / "bundles" / "reference"
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return open_bundle(FOLDER)
+
+
+def test_it_opens_and_knows_lung_and_liver(bundle: Bundle) -> None:
+    assert {m.cancer for m in bundle.manifest.cancers} == {Cancer.LUNG, Cancer.LIVER}
+    assert {"lung", "liver"} <= {o.name for o in bundle.manifest.organs}
+
+
+def test_it_can_never_be_clinical_and_says_so(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    assert manifest.synthetic
+    assert manifest.label == "Synthetic reference model, never clinical"
+    assert not manifest.authorisations
+    assert all(p.evidence.kind == "synthetic" for m in manifest.cancers for p in m.operating_points)
+    assert manifest.licence == "Apache-2.0"
+
+
+def test_its_evidence_counts_cases_and_its_thresholds_are_those_points(bundle: Bundle) -> None:
+    for model in bundle.manifest.cancers:
+        points = {p.name: p for p in model.operating_points}
+        assert points["rule-out"].threshold == model.negative_below
+        assert points["rule-in"].threshold == model.positive_above
+        for point in points.values():
+            assert point.evidence.n_positive >= 10
+            assert point.evidence.n_negative >= 10
+
+
+def test_it_is_small(bundle: Bundle) -> None:
+    sizes = {f.name: f.size for f in bundle.manifest.files}
+    assert sum(sizes.values()) < 16 * 2**20
+    assert all(f.size <= 3 * 2**20 for f in bundle.manifest.files if f.role == "golden")
+
+
+def test_its_golden_case_has_a_lesion_in_lung_and_liver(bundle: Bundle) -> None:
+    (case,) = bundle.manifest.golden
+    verdicts = {a.cancer: a.verdict for a in case.answers}
+    assert verdicts[Cancer.LUNG] is Verdict.POSITIVE
+    assert verdicts[Cancer.LIVER] is Verdict.POSITIVE
+
+
+def test_every_network_runs_on_two_shapes(bundle: Bundle) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `cpu`)")
+    from engines.runtime.onnx import OnnxRuntime
+
+    rng = np.random.default_rng(0)
+    for spec in bundle.manifest.networks:
+        network = OnnxRuntime(1).load(bundle.path(spec.file))
+        for shape in ((64, 48, 32), (32, 48, 64)):
+            logits = network.run(rng.standard_normal((1, 1, *shape), dtype=np.float32))
+            assert logits.shape == (1, len(spec.labels), *shape)
+
+
+def test_this_machine_reproduces_the_golden_case(bundle: Bundle) -> None:
+    for outcome in run_golden(bundle, choose(threads=1).runtime):
+        assert outcome.passed, outcome.detail
