@@ -53,10 +53,9 @@ A bundle is a folder: `manifest.json` and `blobs/<sha256>`. Try the one that com
 """,
 )
 
-BundleArgument = Annotated[Path, typer.Argument(help="Bundle folder. Without it: the bundle that comes with OneScan.")]
-BundleOption = Annotated[
-    Path, typer.Option("--bundle", help="Bundle folder. Default: the one that comes with OneScan.")
-]
+_OURS = "the bundle that comes with OneScan"
+BundleArgument = Annotated[Path, typer.Argument(help="Bundle folder.", show_default=_OURS)]
+BundleOption = Annotated[Path, typer.Option("--bundle", help="Bundle folder.", show_default=_OURS)]
 VolumeArgument = Annotated[Path | None, typer.Argument(help="A volume: .npz with hu (int16) and spacing_mm (z, y, x).")]
 PhantomOption = Annotated[int | None, typer.Option("--phantom", min=0, help="Seed of a synthetic patient instead.")]
 RuntimeOption = Annotated[Preference, typer.Option("--runtime", help="What runs the networks; auto picks the fastest.")]
@@ -97,16 +96,17 @@ def verify(
     from engines.parity import run_golden
 
     opened = open_bundle(bundle)
-    choice = choose(runtime, threads, precision)
-    outcomes = run_golden(opened, choice.runtime) if golden else ()
+    choice = choose(runtime, threads, precision) if golden else None
+    outcomes = run_golden(opened, choice.runtime) if choice else ()
     passed = all(outcome.passed for outcome in outcomes)
     if as_json:
         cases = [{"case": o.case, "passed": o.passed, "detail": o.detail} for o in outcomes]
-        _print_json({"digest": opened.digest, "passed": passed, "runtime": choice.why, "golden": cases})
+        why = choice.why if choice else None
+        _print_json({"digest": opened.digest, "passed": passed, "runtime": why, "golden": cases})
     else:
         show.head(out, opened)
         out.print("[green]✓[/] checks 1 to 8: manifest, files, sizes, SHA-256, nothing foreign, names resolve")
-        if golden:
+        if choice:
             out.print(f"  {escape(choice.why)}")
         for outcome in outcomes:
             mark = "[green]✓[/]" if outcome.passed else "[red]✗[/]"

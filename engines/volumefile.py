@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def read(path: Path) -> Volume:
                 raise EngineError(f"{path} unpacks to more than {MAX_VOXELS} voxels", remedy=_REMEDY)
         with np.load(path, allow_pickle=False) as arrays:
             return _volume({name: arrays[name] for name in arrays.files})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise EngineError(f"{path} is not a volume file: {error}", remedy=_REMEDY) from error
 
 

@@ -7,8 +7,8 @@ way in; the stages are `orientation`, `preprocess`, `localise`, `region`, `tiles
 
 from __future__ import annotations
 
-from engines.cascade.budget import Cancelled, Budget
+from engines.cascade.budget import Budget, Cancelled
 from engines.cascade.cascade import Analysis, Cascade
 from engines.cascade.rules import PatientContext
 
-__all__ = ["Analysis", "Cancelled", "Budget", "Cascade", "PatientContext"]
+__all__ = ["Analysis", "Budget", "Cancelled", "Cascade", "PatientContext"]

@@ -19,7 +19,7 @@ from core.errors import InputRefused
 from core.finding import Answer, Cancer, Reason, Verdict, complete
 from core.volume import Vector, Volume
 from engines.bundle import Bundle
-from engines.cascade.budget import Cancelled, Budget, Watch
+from engines.cascade.budget import Budget, Cancelled, Watch
 from engines.cascade.candidates import extract
 from engines.cascade.detect import detect
 from engines.cascade.lesions import Labels, to_source

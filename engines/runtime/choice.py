@@ -60,7 +60,7 @@ def _openvino(preference: Preference, cores: int, precision: Precision, cache: P
         "bf16": "bf16, which this CPU computes in",
         "fp32": "fp32, as asked for" if precision == "fp32" else "fp32, this CPU has no bf16",
     }[runtime.precision]
-    return Choice(runtime, f"OpenVINO on {cores} cores ({asked}); {number}")
+    return Choice(runtime, f"OpenVINO on {_counted(cores)} ({asked}); {number}")
 
 
 def _onnx(preference: Preference, cores: int) -> Choice:
@@ -69,7 +69,11 @@ def _onnx(preference: Preference, cores: int) -> Choice:
     except ImportError as error:
         raise _missing("onnx", error) from error
     asked = "asked for" if preference == "onnx" else "OpenVINO is not installed"
-    return Choice(OnnxRuntime(cores), f"ONNX Runtime on {cores} cores ({asked}); fp32")
+    return Choice(OnnxRuntime(cores), f"ONNX Runtime on {_counted(cores)} ({asked}); fp32")
+
+
+def _counted(cores: int) -> str:
+    return "1 core" if cores == 1 else f"{cores} cores"
 
 
 def _missing(name: str, error: ImportError) -> EngineError:

@@ -128,7 +128,7 @@ def test_auto_takes_openvino_and_says_why() -> None:
     choice = choose("auto")
     assert choice.runtime.name == "openvino"
     assert "fastest" in choice.why
-    assert f"{available_cores()} cores" in choice.why
+    assert f" {available_cores()} core" in choice.why
     assert choice.runtime.precision in choice.why
 
 

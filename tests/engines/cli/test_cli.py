@@ -1,0 +1,156 @@
+"""`onescan-engines` as a person or a script meets it: in its own process, by exit status and output."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines import volumefile
+from engines.bundle import Bundle, Content, write_bundle
+from engines.manifest import schema
+from tests.engines.bundle.test_parity import CASE
+from tests.engines.cascade import toy
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    golden = Content("torso.npz", "golden", toy.golden_file(toy.torso(lung_lesion_mm=12)).source)
+    folder = tmp_path_factory.mktemp("cli") / "toy"
+    return write_bundle(folder, toy.draft(golden=[CASE]), [*toy.files(), golden])
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    path = tmp_path / "torso.npz"
+    path.write_bytes(volumefile.to_bytes(toy.torso(lung_lesion_mm=12)))
+    return path
+
+
+def engines(*arguments: object, status: int = 0) -> str:
+    command = [sys.executable, "-m", "engines.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"})
+    assert done.returncode == status, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def as_json(*arguments: object, status: int = 0) -> Any:
+    return json.loads(engines(*arguments, "--json", status=status))
+
+
+def test_help_teaches() -> None:
+    said = engines("--help")
+    for command in ("inspect", "verify", "run", "schema", "phantom", "publish"):
+        assert command in said
+        assert "Usage" in engines(command, "--help")
+    assert "onescan-engines run --phantom 7" in said
+
+
+def test_inspect_shows_what_it_is_and_that_it_is_not_clinical(bundle: Bundle) -> None:
+    said = engines("inspect", bundle.folder)
+    assert bundle.digest in said
+    assert "can never be used clinically" in said
+    assert "sensitivity 90.0%" in said
+    assert "lung_lesion" in said
+    assert as_json("inspect", bundle.folder)["manifest"]["name"] == "toy"
+
+
+def test_verify_passes_a_whole_bundle_with_its_golden_cases(bundle: Bundle) -> None:
+    said = engines("verify", bundle.folder, "--runtime", "onnx", "--threads", 1)
+    assert "checks 1 to 8" in said
+    assert "golden case torso: agrees" in said
+    assert "ONNX Runtime on 1 core (asked for)" in said
+    assert as_json("verify", bundle.folder, "--no-golden") == {
+        "digest": bundle.digest,
+        "passed": True,
+        "runtime": None,
+        "golden": [],
+    }
+
+
+def test_verify_names_the_check_that_failed_and_what_to_do(bundle: Bundle, tmp_path: Path) -> None:
+    damaged = write_bundle(
+        tmp_path / "b", bundle.manifest, [Content(f.name, f.role, bundle.blob(f.sha256)) for f in bundle.manifest.files]
+    )
+    blob = damaged.path("localiser.onnx")
+    blob.write_bytes(blob.read_bytes()[:-1])
+    said = engines("verify", damaged.folder, status=1)
+    assert "bundle check 4" in said
+    assert "Fetch or build the bundle again" in said
+    error = as_json("verify", damaged.folder, status=1)
+    assert "bundle check 4" in error["error"]
+    assert error["remedy"]
+
+
+def test_verify_fails_where_a_golden_case_differs(tmp_path: Path) -> None:
+    bundle = toy.bundle(tmp_path / "b")
+    report = as_json("verify", bundle.folder, status=1)
+    assert report["passed"] is False
+    assert report["golden"][0]["case"] == "coverage"
+
+
+def test_run_prints_seven_answers(bundle: Bundle, volume: Path) -> None:
+    said = engines("run", volume, "--bundle", bundle.folder, "--age", 60)
+    for cancer in ("pancreas", "oesophagus", "lung", "breast", "liver", "stomach", "colorectum"):
+        assert cancer in said
+    assert "positive" in said
+    assert "not for clinical use" in said
+    assert "no model in bundle" in said
+
+
+def test_run_gives_scripts_everything_as_json_and_the_masks_as_a_file(
+    bundle: Bundle, volume: Path, tmp_path: Path
+) -> None:
+    result = as_json("run", volume, "--bundle", bundle.folder, "--age", 60, "--masks", tmp_path / "masks.npz")
+    answers = {answer["cancer"]: answer for answer in result["answers"]}
+    assert list(answers) == ["pancreas", "oesophagus", "lung", "breast", "liver", "stomach", "colorectum"]
+    (lesion,) = answers["lung"]["lesions"]
+    with np.load(tmp_path / "masks.npz", allow_pickle=False) as masks:
+        assert list(masks) == ["lung"]
+        voxels = np.count_nonzero(masks["lung"] == lesion["label"])
+    assert voxels * 2.5 * 1.5 * 1.5 == pytest.approx(lesion["volume_mm3"])
+    assert result["bundle"]["digest"] == bundle.digest
+
+
+def test_run_without_an_age_says_why_it_does_not_analyse(bundle: Bundle, volume: Path) -> None:
+    answers = as_json("run", volume, "--bundle", bundle.folder)["answers"]
+    assert answers[2]["reason"] == "no evidence for this age"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give either a volume file or --phantom"),
+        (["nothing.npz"], "nothing.npz is not a volume file"),
+        (["nothing.npz", "--phantom", "1"], "give either"),
+    ],
+)
+def test_wrong_input_is_a_sentence_and_a_remedy(bundle: Bundle, arguments: list[str], said: str) -> None:
+    output = engines("run", *arguments, "--bundle", bundle.folder, status=1)
+    assert said in output
+
+
+def test_the_schema_is_that_of_the_manifest() -> None:
+    assert json.loads(engines("schema")) == schema()
+
+
+def test_phantom_writes_a_volume_that_run_can_read(bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "phantom.npz"
+    made = as_json("phantom", 3, path, "--slice-mm", 10)
+    assert made["files"] == 1
+    assert made["age_years"] >= 18
+    volume = volumefile.read(path)
+    assert volume.geometry.spacing_mm[0] == 10
+    assert volume.hu.shape[1:] == (512, 512)
+
+
+def test_phantom_writes_a_dicom_series(tmp_path: Path) -> None:
+    made = as_json("phantom", 3, tmp_path / "study", "--slice-mm", 10)
+    assert len(list((tmp_path / "study").iterdir())) == made["files"] > 40
+    assert "no vendor" in engines("phantom", 3, tmp_path / "x", "--vendor", "acme", status=1)
