@@ -31,7 +31,7 @@ class PostgresCluster(Server):
 
     PostgreSQL refuses to run as root. Started by root it runs as Debian's user `postgres`, and its files lie
     in the system's folder for temporary files where that user can't reach `folder` (say, below /root);
-    `folder/location` then names the place, and `remove()` deletes both.
+    `folder/location` then names the place. Such a cluster ends with the `with` block; `remove()` deletes any.
 
     A stop and a start keep the data, the port and the password. `stop(signal.SIGQUIT)` is the crash: the next
     start goes through recovery.
@@ -94,11 +94,16 @@ class PostgresCluster(Server):
         """As `Server.start`; makes the database `onescan` where it is missing."""
         if self.pid is None:
             super().start()
-            marker = self.folder / "database-made"
-            if not marker.exists():
+            if not self._made.exists():
                 self.create_database(_USER)
-                durable.write_text(marker, _USER)
+                durable.write_text(self._made, _USER)
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        if self._elsewhere.exists():
+            durable.remove_tree(self._data)
+            self._forget()
 
     def remove(self) -> None:
         """Stop, and delete the cluster wherever it lies."""
@@ -108,8 +113,19 @@ class PostgresCluster(Server):
 
     @property
     def _data(self) -> Path:
-        named = self.folder / "location"
-        return Path(named.read_text()) if named.exists() else self.folder / "data"
+        return Path(self._elsewhere.read_text()) if self._elsewhere.exists() else self.folder / "data"
+
+    @property
+    def _elsewhere(self) -> Path:
+        return self.folder / "location"
+
+    @property
+    def _made(self) -> Path:
+        return self.folder / "database-made"
+
+    def _forget(self) -> None:
+        self._made.unlink(missing_ok=True)
+        self._elsewhere.unlink(missing_ok=True)
 
     def _initialise(self) -> None:
         self._choose_location()
@@ -136,9 +152,9 @@ class PostgresCluster(Server):
     def _choose_location(self) -> None:
         """Make the empty data folder, owned by who will run the server."""
         owner = _system_user()
+        self._forget()
         if owner is not None and not _can_reach(self.folder, owner):
-            elsewhere = Path(tempfile.mkdtemp(prefix="onescan-postgres-"))
-            durable.write_text(self.folder / "location", str(elsewhere))
+            durable.write_text(self._elsewhere, tempfile.mkdtemp(prefix="onescan-postgres-"))
         else:
             durable.remove_tree(self._data)  # what a broken-off initdb left
             self._data.mkdir(mode=0o700)

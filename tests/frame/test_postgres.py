@@ -63,12 +63,28 @@ def test_each_database_is_empty_and_apart(postgres: PostgresCluster) -> None:
     assert _one(second, "select count(*) from pg_tables where schemaname = 'public'") == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has folders that the user postgres can't reach")
-def test_a_folder_that_postgres_cannot_reach_is_served_from_elsewhere_and_cleaned_up(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o700)
-    with PostgresCluster(closed / "cluster") as cluster:
-        place = Path((cluster.folder / "location").read_text())
-        assert _one(cluster.dsn, "select 1") == 1
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """A folder that the user postgres can't reach."""
+    if os.geteuid() != 0:
+        pytest.skip("only root has folders that the user postgres can't reach")
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def test_a_folder_that_postgres_cannot_reach_is_served_from_elsewhere_until_the_block_ends(closed: Path) -> None:
+    cluster = PostgresCluster(closed / "cluster")
+    for _ in range(2):
+        with cluster:
+            place = Path((cluster.folder / "location").read_text())
+            assert _one(cluster.dsn, "select 1") == 1
+        assert not place.exists()
+
+
+def test_make_clean_finds_a_cluster_that_lies_elsewhere(closed: Path) -> None:
+    cluster = PostgresCluster(closed / "cluster").start()
+    place = Path((cluster.folder / "location").read_text())
+    cluster.stop()
     subprocess.run([sys.executable, "-m", "deploy.embedded.postgres", str(closed)], check=True)
     assert not place.exists()
