@@ -40,6 +40,10 @@ def _utc(moment: dt.datetime | None) -> str:
     return f"{moment.astimezone(dt.timezone.utc):%Y-%m-%d %H:%M:%S} UTC" if moment else ""
 
 
+def _minute(moment: dt.datetime) -> str:
+    return f"{moment.astimezone(dt.timezone.utc):%Y-%m-%d %H:%M}"
+
+
 def _size(count: float | None) -> str:
     if count is None:
         return "–"
@@ -51,7 +55,7 @@ def _size(count: float | None) -> str:
 
 
 _templates = Jinja2Templates(directory=Path(str(resources.files(__package__).joinpath("templates"))))
-_templates.env.filters |= {"ago": _ago, "utc": _utc, "size": _size}
+_templates.env.filters |= {"ago": _ago, "utc": _utc, "day": _minute, "size": _size}
 _templates.env.globals |= {"cancers": [c.value for c in Cancer], "signs": _SIGNS, "words": _WORDS}
 
 
