@@ -126,19 +126,20 @@ class Assembly:
             self._studies[study_uid].announced = images
 
     def tick(self, now: float) -> list[Decision]:
-        """What is decided at this moment. A study that is complete is forgotten here: the ledger has it."""
+        """What is decided at this moment. A study is called complete in every tick until it is forgotten."""
         at = self._at(now)
         decisions: list[Decision] = []
-        for study_uid, study in list(self._studies.items()):
+        for study_uid, study in self._studies.items():
             decision = self._judge(study_uid, study, at)
-            if isinstance(decision, Complete):
-                del self._studies[study_uid]
-            elif decision.explanation == study.told:
+            if isinstance(decision, Waiting) and decision.explanation == study.told:
                 continue
-            else:
-                study.told = decision.explanation
+            study.told = decision.explanation
             decisions.append(decision)
         return decisions
+
+    def forget(self, study_uid: str) -> None:
+        """The study was handed over: the ledger has it."""
+        del self._studies[study_uid]
 
     def next_deadline(self) -> float | None:
         """When a tick can next decide something without anything happening; None if nothing is waiting for time."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -21,7 +21,7 @@ from appliance.intake.refusal import OUT_OF_RESOURCES, PROCESSING_FAILURE, SUCCE
 from appliance.intake.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.intake.storing import StoreRequest
 from appliance.intake.transport import PDU_BYTES, BoundedServer
-from core.errors import OneScanError, StorageError
+from core.errors import ConfigError, OneScanError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +67,15 @@ class Receiver:
         idle_s: float,
         negotiation_s: float,
         store: Callable[[StoreRequest], None],
-        opened: Callable[[Hashable, str], None],
-        closed: Callable[[Hashable, bool], None],
+        opened: Callable[[threading.Thread, str], None],
+        closed: Callable[[threading.Thread, bool], None],
     ) -> None:
         self._address = (host, port)
         self._max_associations, self._max_dataset_bytes = max_associations, max_dataset_bytes
         self._store, self._opened, self._closed = store, opened, closed
         self._ae = _application_entity(ae_title, calling_ae_titles, max_associations, idle_s, negotiation_s)
         self._server: BoundedServer | None = None
+        self._listener: threading.Thread | None = None
         self._stopping = False
         self._in_flight = 0
         self._changed = threading.Condition()
@@ -86,7 +87,7 @@ class Receiver:
         return int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Listen. OSError where the port is taken or not ours."""
+        """Listen. ConfigError where the port is taken or may not be used."""
         handlers: list[Any] = [
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_ECHO, self._on_echo),
@@ -95,18 +96,29 @@ class Receiver:
             (evt.EVT_ABORTED, self._on_ended, [False]),
             (evt.EVT_REJECTED, self._on_rejected),
         ]
-        server = BoundedServer(
-            self._ae,
-            self._address,
-            self._ae.ae_title,
-            self._ae.supported_contexts,
-            evt_handlers=handlers,
-            connection_limit=2 * self._max_associations,
-            unhandled_limit=self._max_dataset_bytes,
-        )
+        try:
+            server = BoundedServer(
+                self._ae,
+                self._address,
+                self._ae.ae_title,
+                self._ae.supported_contexts,
+                evt_handlers=handlers,
+                connection_limit=2 * self._max_associations,
+                unhandled_limit=self._max_dataset_bytes,
+            )
+        except OSError as error:
+            host, port = self._address
+            remedy = "End the other program on this port, or give receiver.host and receiver.port other values."
+            raise ConfigError(f"can't listen on {host}:{port}: {error.strerror}", remedy=remedy) from error
         self._ae._servers.append(server)  # pynetdicom counts associations per AE through this list
         self._server = server
-        threading.Thread(target=server.serve_forever, args=(0.1,), name="dicom-listener", daemon=True).start()
+        self._listener = threading.Thread(target=server.serve_forever, args=(0.1,), name="dicom-listener", daemon=True)
+        self._listener.start()
+
+    @property
+    def alive(self) -> bool:
+        """True while new associations are accepted."""
+        return self._listener is not None and self._listener.is_alive()
 
     def stop(self) -> None:
         """Refuse what is new, finish the instances in flight, end the associations, close the port."""
@@ -126,17 +138,16 @@ class Receiver:
         try:
             return self._answer(event)
         finally:
-            event.assoc.dul.socket.handled(event.request.DataSet.getbuffer().nbytes)
             with self._changed:
                 self._in_flight -= 1
                 self._changed.notify_all()
 
     def _answer(self, event: Any) -> int | Dataset:
         sender = _printable(event.assoc.requestor.ae_title)
+        request = _request_of(event, sender)
         try:
             if self._stopping:
                 raise InstanceRefused(OUT_OF_RESOURCES, "the appliance is stopping", remedy="Try again in a minute.")
-            request = _request_of(event, sender)
             self._store(request)
             return SUCCESS
         except InstanceRefused as error:
@@ -147,6 +158,8 @@ class Receiver:
             # The edge of this thread: whatever it was, the sender hears a failure and keeps its instance.
             log.exception("instance not stored: unforeseen error", extra={"sender": sender})
             return _status(PROCESSING_FAILURE, "unforeseen error")
+        finally:
+            event.assoc.dul.socket.handled(len(request.dataset))
 
     def _on_echo(self, event: Any) -> int:
         event.assoc.dul.socket.handled(0)
@@ -213,7 +226,7 @@ def _request_of(event: Any, sender: str) -> StoreRequest:
         sop_class_uid=str(event.request.AffectedSOPClassUID),
         sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
         transfer_syntax=str(event.context.transfer_syntax),
-        dataset=event.encoded_dataset(include_meta=False),
+        dataset=event.encoded_dataset(include_meta=False) if event.request.DataSet else b"",
     )
 
 
@@ -244,5 +257,10 @@ def _end(association: Any) -> None:
         association.abort()
         association.join(timeout=_STOP_S)
     else:  # its thread waits for a request that will not come, and ends by itself after the negotiation timeout
-        association.dul.socket.close()
-        association.kill()
+        bury(association)
+
+
+def bury(association: Any) -> None:
+    """Close what a dead or dying association left open: its connection, and the thread that reads from it."""
+    association.dul.socket.close()
+    association.kill()

@@ -9,12 +9,12 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import threading
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from appliance.intake.assembly import Assembly, Complete, Waiting
 from appliance.intake.ledger import IntakeLedger
-from appliance.intake.receiver import Receiver
+from appliance.intake.receiver import Receiver, bury
 from appliance.intake.spool import Spool, prunable
 from appliance.intake.storing import Storing
 from appliance.ports import Clock, Doorbell
@@ -64,7 +64,7 @@ class ReceiverRole:
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._stopping = False
-        self._open: set[Hashable] = set()
+        self._open: set[threading.Thread] = set()  # pynetdicom's associations are threads
         self._next_prune = float("-inf")
         storing = Storing(
             spool=self._spool,
@@ -99,7 +99,7 @@ class ReceiverRole:
     @property
     def alive(self) -> bool:
         """True while both the service and the assembly thread work: what a watchdog asks."""
-        return self._thread.is_alive() and not self._stopping
+        return self._thread.is_alive() and self._receiver.alive and not self._stopping
 
     def start(self) -> None:
         """Take up the studies that were being received, then listen."""
@@ -122,12 +122,12 @@ class ReceiverRole:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _association_opened(self, association: Hashable, sender: str) -> None:
+    def _association_opened(self, association: threading.Thread, sender: str) -> None:
         with self._lock:
             self._open.add(association)
             self._assembly.association_opened(association, sender)
 
-    def _association_closed(self, association: Hashable, released: bool) -> None:
+    def _association_closed(self, association: threading.Thread, released: bool) -> None:
         with self._lock:
             self._open.discard(association)
             self._assembly.association_closed(association, released, self._clock.monotonic())
@@ -150,7 +150,8 @@ class ReceiverRole:
     def _step(self) -> float:
         """Decide what can be decided; returns the seconds until time alone can decide something more."""
         with self._lock:
-            for association in [a for a in self._open if not _alive(a)]:  # a thread that ended without saying so
+            for association in [a for a in self._open if not a.is_alive()]:  # its thread ended without saying so
+                bury(association)
                 self._association_closed(association, released=False)
             for decision in self._assembly.tick(self._clock.monotonic()):
                 if isinstance(decision, Complete):
@@ -164,11 +165,8 @@ class ReceiverRole:
         return _LOOK_S if deadline is None else min(_LOOK_S, max(0.01, deadline - now))
 
     def _hand_over(self, decision: Complete) -> None:
-        try:
-            handover = self._ledger.hand_over(decision.study_uid, decision.by, decision.explanation, self._clock.now())
-        except OneScanError:
-            self._take_up_again(decision.study_uid)
-            raise
+        handover = self._ledger.hand_over(decision.study_uid, decision.by, decision.explanation, self._clock.now())
+        self._assembly.forget(decision.study_uid)  # only now: if that failed, it is tried again at the next look
         study = self._pseudonym(decision.study_uid)
         if handover is None:
             log.info("study complete, nothing new in it", extra={"study": study, "complete_by": decision.by})
@@ -185,11 +183,6 @@ class ReceiverRole:
         )
         self._doorbell.ring("analyser")
 
-    def _take_up_again(self, study_uid: str) -> None:
-        """The hand-over could not be written (a full disk, say): the study is judged again after the quiet time."""
-        known = self._ledger.study(study_uid)
-        self._assembly.restore(study_uid, known.facts, self._clock.monotonic(), known.pruned)
-
     def _note(self, decision: Waiting) -> None:
         self._ledger.note(decision.study_uid, decision.explanation)
 
@@ -205,7 +198,3 @@ class ReceiverRole:
                 if not self._assembly.knows(study.study_uid):  # it was reopened a moment ago
                     self._spool.remove(self._ledger.mark_pruned(study.study_uid, self._clock.now()))
             log.info("finished study pruned", extra={"study": self._pseudonym(study.study_uid), "bytes": study.bytes})
-
-
-def _alive(association: Hashable) -> bool:
-    return not isinstance(association, threading.Thread) or association.is_alive()

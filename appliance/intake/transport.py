@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pynetdicom import AE
@@ -83,7 +84,23 @@ class _Handler(RequestHandler):
         while not assoc.dul.event_queue.empty():  # Evt5 of the socket that is replaced; ours puts its own
             assoc.dul.event_queue.get_nowait()
         assoc.dul.socket = BoundedSocket(assoc, self.request, self.server.unhandled_limit)
+        receive = _guarded(assoc.dul.socket, assoc.dimse.receive_primitive)
+        assoc.dimse.receive_primitive = receive  # type: ignore[method-assign, assignment]
         return assoc
+
+
+def _guarded(connection: BoundedSocket, receive: Callable[[Any], None]) -> Callable[[Any], None]:
+    """pynetdicom's decoder of DIMSE messages, ending the connection where it would have ended its thread."""
+
+    def receive_primitive(primitive: Any) -> None:
+        try:
+            receive(primitive)
+        except Exception as error:
+            # what a broken command set makes pydicom raise has no common base
+            connection.exceeded = f"a message that can't be decoded ({type(error).__name__})"
+            connection.close()
+
+    return receive_primitive
 
 
 class BoundedServer(ThreadedAssociationServer):

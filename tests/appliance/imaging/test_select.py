@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +98,18 @@ def test_a_localizer_inside_a_series_is_left_out(tmp_path: Path) -> None:
     selection = select(headers_of(tmp_path, [*ct_series(12), scout]))
     assert selection.chosen is not None
     assert len(selection.chosen) == 12
+
+
+def test_what_comes_with_a_ct_study_does_not_disturb_it(tmp_path: Path) -> None:
+    capture = ct_slice(series="capture", SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="OT")
+    dose = Dataset()
+    for keyword in ("PatientID", "StudyDate", "StudyInstanceUID"):
+        setattr(dose, keyword, getattr(capture, keyword))
+    dose.SOPClassUID, dose.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.67", uid("dose")
+    dose.SeriesInstanceUID, dose.Modality = uid("dose series"), "SR"
+    selection = select(headers_of(tmp_path, [dose, capture, *ct_series(12)]))
+    assert selection.chosen is not None
+    assert {reason for reason, _ in selection.refused.values()} == {Reason.NO_CT}
 
 
 @pytest.mark.parametrize(
@@ -200,8 +213,6 @@ def test_any_inner_slice_missing_is_seen(regular: list[ImageHeader], gone: set[i
 def test_printed_positions_with_rounding_noise_still_make_a_grid(
     regular: list[ImageHeader], spacing: float, shift: float, noise: int
 ) -> None:
-    import dataclasses
-
     rng = np.random.default_rng(noise)
     moved = [
         dataclasses.replace(

@@ -52,6 +52,7 @@ class Stand:
     """A running receiver with its ledger and a reader of it."""
 
     def __init__(self, folder: Path, **changes: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.spool = Path(changes.pop("spool", folder / "spool"))
         self.database = folder / "intake.db"
         self.journal = IntakeJournal(self.database, self.spool)

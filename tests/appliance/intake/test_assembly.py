@@ -70,6 +70,9 @@ def test_a_contiguous_series_is_complete_at_the_release_not_before() -> None:
     assert isinstance(complete, Complete)
     assert complete.by == "geometry"
     assert "10 slices" in complete.explanation
+    assert assembly.tick(1e6) == [complete]  # until the hand-over is written
+    assembly.forget("1.1")
+    assert assembly.tick(1e6) == []
     assert not assembly.knows("1.1")
 
 
@@ -205,6 +208,7 @@ def test_a_late_image_reopens() -> None:
     assembly = Assembly(QUIET)
     deliver(assembly, series(10))
     assembly.tick(0.0)
+    assembly.forget("1.1")
     assembly.restore("1.1", series(10), now=50.0)
     deliver(assembly, [fact(10), fact(11)], key="b", now=50.0)
     (complete,) = assembly.tick(50.0)
@@ -299,6 +303,7 @@ class Traffic(RuleBasedStateMachine):
             study = decision.study_uid
             assert study in self.waiting
             if isinstance(decision, Complete):
+                self.assembly.forget(study)
                 self.waiting.discard(study)
                 assert study not in self.open.values()
                 if decision.by == "geometry":
@@ -316,10 +321,10 @@ class Traffic(RuleBasedStateMachine):
             return
         for key in self.open:
             self.assembly.association_closed(key, True, self.now)
-        done = {d.study_uid for d in self.assembly.tick(self.now) if isinstance(d, Complete)}
-        done |= {d.study_uid for d in self.assembly.tick(self.now + QUIET + 1) if isinstance(d, Complete)}
+        self.assembly.tick(self.now)  # it has to see a clock that jumped back before it can count from there
+        done = {d.study_uid for d in self.assembly.tick(self.now + QUIET + 1) if isinstance(d, Complete)}
         assert done == self.waiting
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTraffic.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -21,8 +21,11 @@ from appliance.intake.elements import walk
 from appliance.intake.examine import examine
 from appliance.intake.refusal import InstanceRefused
 from appliance.intake.transport import BoundedSocket
+from core.errors import ConfigError
 from tests.appliance.dicom_samples import ct_series, ct_slice, encoded, part10
 from tests.appliance.intake.stand import Stand, association, push, running, send, wait_for
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 
@@ -138,23 +141,94 @@ def test_half_a_data_set_then_gone(tmp_path: Path, ending: str, monkeypatch: pyt
 
 
 def half_a_store(assoc: Association, dataset: bytes) -> None:
-    """A C-STORE-RQ command and the first half of its data set, by hand (PS3.8 9.3.5, PS3.7 9.3.1)."""
+    """A C-STORE-RQ command and the first half of its data set, by hand."""
+    send_pdvs(assoc, (3, store_command(b"\1\0")), (0, dataset[: len(dataset) // 2]))
+
+
+def store_command(data_set_type: bytes) -> bytes:
+    """The command set of a C-STORE-RQ (PS3.7 9.3.1)."""
 
     def element(number: int, value: bytes) -> bytes:
         return struct.pack("<HHL", 0, number, len(value)) + value
 
-    context = next(cx.context_id for cx in assoc.accepted_contexts if cx.abstract_syntax == CTImageStorage)
     rest = b"".join(
         (
             element(0x0002, CTImageStorage.encode() + b"\0"),
-            *(element(0x0100, b"\1\0"), element(0x0110, b"\x63\0"), element(0x0700, b"\2\0"), element(0x0800, b"\1\0")),
+            *(element(0x0100, b"\1\0"), element(0x0110, b"\x63\0"), element(0x0700, b"\2\0")),
+            element(0x0800, data_set_type),
             element(0x1000, b"1.2.3.45"),
         )
     )
-    command = element(0x0000, struct.pack("<L", len(rest))) + rest
-    for control, fragment in ((3, command), (0, dataset[: len(dataset) // 2])):
-        pdv = struct.pack(">LBB", len(fragment) + 2, context, control) + fragment
+    return element(0x0000, struct.pack("<L", len(rest))) + rest
+
+
+def send_pdvs(assoc: Association, *fragments: tuple[int, bytes], context: int | None = None) -> None:
+    """P-DATA-TF PDUs (PS3.8 9.3.5) with one (control header, fragment) each."""
+    ct = next(cx.context_id for cx in assoc.accepted_contexts if cx.abstract_syntax == CTImageStorage)
+    for control, fragment in fragments:
+        pdv = struct.pack(">LBB", len(fragment) + 2, context or ct, control) + fragment
         assoc.dul.socket.socket.sendall(struct.pack(">BBL", 4, 0, len(pdv)) + pdv)
+
+
+def leftovers() -> list[str]:
+    """Threads of ended associations. Both of an association's threads are pynetdicom's."""
+    names = [f"{type(t).__module__}.{type(t).__name__}" for t in threading.enumerate()]
+    return [n for n in names if n.startswith("pynetdicom")]
+
+
+WHOLE_STORE = [(3, store_command(b"\1\0")), (2, encoded(ct_slice(SOPInstanceUID="1.2.3.45")))]
+
+
+@pytest.mark.parametrize(
+    ("name", "fragments", "context"),
+    [
+        ("a data set is promised, none is sent", [(3, store_command(b"\1\1"))], None),
+        ("a context that was not negotiated", WHOLE_STORE, 251),
+        ("a command that is noise", [(3, b"\xff" * 40)], None),
+        ("an empty command", [(3, b"")], None),
+        ("a command of zeros", [(3, bytes(64))], None),
+        ("a data set before any command", [(2, b"abc")], None),
+        (
+            "an unknown command",
+            [(3, store_command(b"\1\1").replace(b"\0\0\0\1\2\0\0\0\1\0", b"\0\0\0\1\2\0\0\0\x77\x77"))],
+            None,
+        ),
+    ],
+)
+def test_broken_messages_end_at_most_their_association(
+    tmp_path: Path, name: str, fragments: list[tuple[int, bytes]], context: int | None
+) -> None:
+    with running(tmp_path, idle_s=2) as stand:
+        with association(stand.port) as assoc:
+            assert send(assoc, tmp_path, part10(ct_slice())).Status == 0
+            send_pdvs(assoc, *fragments, context=context)
+            wait_for(lambda: not assoc.is_established)
+        assert serves(stand, tmp_path), name
+        wait_for(lambda: not stand.role._open)
+    wait_for(lambda: not leftovers())
+
+
+@settings(max_examples=25, deadline=None)
+@given(fragments=st.lists(st.tuples(st.integers(0, 3), st.binary(max_size=60)), min_size=1, max_size=4))
+def test_noise_as_messages_never_ends_the_service(shared_stand: Stand, fragments: list[tuple[int, bytes]]) -> None:
+    with association(shared_stand.port) as assoc:
+        send_pdvs(assoc, *fragments)
+        with contextlib.suppress(Exception):
+            assoc.abort()
+    with association(shared_stand.port) as assoc:
+        assert assoc.is_established
+
+
+@pytest.fixture(scope="module")
+def shared_stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    with running(tmp_path_factory.mktemp("shared"), idle_s=2) as stand:
+        yield stand
+
+
+def test_a_port_that_is_taken_says_what_to_do(tmp_path: Path) -> None:
+    with running(tmp_path) as stand, pytest.raises(ConfigError, match="can't listen") as error:
+        Stand(tmp_path / "second", port=stand.port)
+    assert "receiver.port" in error.value.remedy()
 
 
 def test_an_accepted_socket_does_not_delay(tmp_path: Path) -> None:
