@@ -94,11 +94,6 @@ class ReportContext:
         """The answers that stay out of the PACS."""
         return tuple(a for a in self.answers if a not in self.shown)
 
-    @property
-    def instances(self) -> Sequence[Path]:
-        """The files that the report rests on."""
-        return self.source or self.evidence
-
 
 @dataclass(frozen=True)
 class ResultObject:

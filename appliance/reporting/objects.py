@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from appliance.reporting.context import Kind, ReportContext, ReportFailed, ResultObject, findings
 from appliance.reporting.keyimage import best_slice, build_key_image
-from appliance.reporting.origin import read_header, read_reference
+from appliance.reporting.origin import read_header, read_reference, read_sibling_reference
 from appliance.reporting.seg import SegmentedOrgan, build_segmentation, slices_touched
 from appliance.reporting.sr import build_report
 from core import durable
@@ -29,7 +29,10 @@ def write_objects(context: ReportContext, folder: Path) -> tuple[ResultObject, .
     headers = _Headers(context)
     segmentations = _segmentations(context, headers)
     images = _key_images(context, headers)
-    evidence = [read_reference(path) for path in context.instances]
+    if context.source:
+        evidence = [read_sibling_reference(path, headers.first) for path in context.source]
+    else:
+        evidence = [read_reference(path) for path in context.evidence]
     evidence += [organ.dataset for organ in segmentations.values()]
     report = build_report(context, headers.first, evidence, segmentations)
     return (

@@ -15,6 +15,7 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -39,6 +40,8 @@ _COPIED = (
     "SpecificCharacterSet", "TimezoneOffsetFromUTC",
 )  # fmt: skip
 _REFERENCE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_SOP_INSTANCE_UID = 0x00080018
+_UNREADABLE = (OSError, InvalidDicomError, ValueError, AttributeError, EOFError)
 _LONG_STRING = 64
 
 
@@ -52,12 +55,29 @@ def read_reference(path: Path) -> Dataset:
     return _read(path, specific_tags=list(_REFERENCE))
 
 
+def read_sibling_reference(path: Path, sibling: Dataset) -> Dataset:
+    """The same of an image in the series of `sibling`, reading no further than the two tags that differ."""
+    try:
+        with path.open("rb") as file:
+            reference = read_partial(file, stop_when=lambda tag, vr, length: tag > _SOP_INSTANCE_UID)
+        reference.StudyInstanceUID, reference.SeriesInstanceUID = (
+            sibling.StudyInstanceUID,
+            sibling.SeriesInstanceUID,
+        )
+    except _UNREADABLE as error:
+        raise ReportFailed(f"an instance of the study can't be read: {type(error).__name__}") from error
+    return _complete(reference)
+
+
 def _read(path: Path, **options: Any) -> Dataset:
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, **options)
-        missing = [name for name in _REFERENCE if not header.get(name)]
-    except (OSError, InvalidDicomError, ValueError, AttributeError, EOFError) as error:
+        return _complete(pydicom.dcmread(path, stop_before_pixels=True, **options))
+    except _UNREADABLE as error:
         raise ReportFailed(f"an instance of the study can't be read: {type(error).__name__}") from error
+
+
+def _complete(header: Dataset) -> Dataset:
+    missing = [name for name in _REFERENCE if not header.get(name)]
     if missing:
         raise ReportFailed(f"an instance of the study has no {', '.join(missing)}")
     return header

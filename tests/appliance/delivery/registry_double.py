@@ -48,7 +48,7 @@ class RegistryDouble:
         self._address = (host, port)
 
     def __enter__(self) -> RegistryDouble:
-        properties = Properties(PacketTypes.CONNECT)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = 3600
         self._client.connect(*self._address, clean_start=False, properties=properties)
         self._client.loop_start()

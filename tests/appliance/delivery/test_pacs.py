@@ -187,14 +187,15 @@ def test_warning_status_means_delivered(outbox: MemoryPacsOutbox, clock: TurnedC
 
 def test_abort_in_the_middle_loses_nothing(outbox: MemoryPacsOutbox, clock: TurnedClock, fill: Fill) -> None:
     items = fill(5)
-    port, taken, cut = free_port(), [], [False]
+    port, cut = free_port(), [False]
+    taken: list[str] = []
 
     def cut_off_third(event: evt.Event) -> int:
         if len(taken) == 2 and not cut[0]:
             cut[0] = True
             event.assoc.abort()
             return 0
-        taken.append(str(event.request.AffectedSOPInstanceUID))
+        taken.append(str(event.dataset.SOPInstanceUID))
         return 0
 
     server = _scp(port, cut_off_third)
