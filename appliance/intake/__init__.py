@@ -6,8 +6,10 @@ ledger, and, once a study is judged complete, a hand-over row that the analyser 
     receiver.py   the DICOM service (pynetdicom); answers success only when file and row are durable
     transport.py  what pynetdicom lacks: bounds on connections, PDU and data set lengths, TCP_NODELAY
     elements.py   walk an encoded data set, lengths checked, nothing decoded (sans-IO)
-    examine.py    is this data set whole, and is it what the sender says? the header facts that assembly needs
+    examine.py    is this data set whole, and is it what the sender says? Out come the header facts (facts.py)
+    storing.py    one instance, step by step, to "durable"; refusal.py has the statuses for what is not taken
     assembly.py   when is a study complete? (sans-IO: time comes in as an argument)
+    stacking.py   do the slices of a series make a stack without a gap?
     spool.py      the files
     ledger.py     the port to the journal, implemented by `appliance.storage.intake_journal`
     role.py       all of these together, with threads: start(), stop()

@@ -72,7 +72,7 @@ class IntakeLedger(Protocol):
         """Write the row of an instance; its study is RECEIVING again, unless the row is evidence only."""
 
     def restore(self, arrival: Arrival) -> None:
-        """A pruned instance came again: its file is back."""
+        """An instance whose file was gone (pruned, as a rule) came again: its file is back."""
 
     def report(self, kind: str, study_uid: str, code: str, at: dt.datetime) -> None:
         """Write down something that the central team may want to know."""

@@ -60,6 +60,10 @@ class Spool:
         suffix = f"-{evidence_sha256[:16]}" if evidence_sha256 else ""
         return str(PurePosixPath(_digest(study_uid), f"{_digest(sop_instance_uid)}{suffix}.dcm"))
 
+    def holds(self, name: str) -> bool:
+        """True where the file is there."""
+        return (self.folder / name).is_file()
+
     def write(self, name: str, meta: bytes, dataset: bytes | memoryview) -> int:
         """Write a file, durably; returns its size. StorageFull or StorageError if that fails; then nothing is left."""
         path = self.folder / name

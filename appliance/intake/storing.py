@@ -72,9 +72,8 @@ class Storing:
         sha256 = hashlib.sha256(request.dataset).hexdigest()
         with self._stripes[hash(facts.sop_instance_uid) % _STRIPES]:  # the same UID on two associations at once
             known = self._ledger.contents_of(facts.sop_instance_uid)
-            same = [k for k in known if (k.study_uid, k.sha256) == (facts.study_uid, sha256)]
-            if same:  # 3
-                self._came_again(request, facts, sha256, same[0])
+            if any((k.study_uid, k.sha256) == (facts.study_uid, sha256) for k in known):  # 3
+                self._came_again(request, facts, sha256, known)
             else:
                 self._came_new(request, facts, sha256, known)
 
@@ -97,19 +96,19 @@ class Storing:
         if known:
             self._report_duplicate(request, facts, arrival)
 
-    def _came_again(self, request: StoreRequest, facts: InstanceFacts, sha256: str, known: KnownContent) -> None:
-        with self._lock:
-            if known.pruned:
-                evidence = self._is_evidence(facts, sha256)
+    def _came_again(
+        self, request: StoreRequest, facts: InstanceFacts, sha256: str, known: Sequence[KnownContent]
+    ) -> None:
+        ours = [k for k in known if k.study_uid == facts.study_uid]
+        evidence = ours[0].sha256 != sha256
+        pruned = any(k.pruned for k in ours if k.sha256 == sha256)
+        with self._lock:  # pruning must not run between file and row
+            if pruned or not self._spool.holds(_name(self._spool, facts, sha256, evidence)):
                 self._ledger.restore(self._write(request, facts, sha256, evidence))
             self._active(request, facts)
 
-    def _is_evidence(self, facts: InstanceFacts, sha256: str) -> bool:
-        ours = [k for k in self._ledger.contents_of(facts.sop_instance_uid) if k.study_uid == facts.study_uid]
-        return ours[0].sha256 != sha256
-
     def _write(self, request: StoreRequest, facts: InstanceFacts, sha256: str, evidence: bool) -> Arrival:
-        name = self._spool.name(facts.study_uid, facts.sop_instance_uid, sha256 if evidence else "")
+        name = _name(self._spool, facts, sha256, evidence)
         meta = file_meta(facts.sop_class_uid, facts.sop_instance_uid, request.transfer_syntax, request.sender)
         size = self._spool.write(name, meta, request.dataset)  # 4
         at = self._clock.now()
@@ -132,3 +131,7 @@ class Storing:
         )
         self._ledger.report("duplicate_content", facts.study_uid, request.sender, arrival.at)
         self._duplicate_content(study)
+
+
+def _name(spool: Spool, facts: InstanceFacts, sha256: str, evidence: bool) -> str:
+    return spool.name(facts.study_uid, facts.sop_instance_uid, sha256 if evidence else "")

@@ -197,6 +197,18 @@ def test_only_finished_studies_are_pruned_and_a_second_push_brings_them_back(tmp
         assert len(stand.reader.handovers_after(0)) == 2
 
 
+def test_a_file_that_somebody_removed_comes_back_with_the_next_push(tmp_path: Path) -> None:
+    with running(tmp_path) as stand:
+        other = ct_slice(index=1, PatientName="Other^Name")
+        push(stand.port, tmp_path, [*ct_series(4), other])
+        before = {p: p.read_bytes() for p in stand.files()}
+        assert len(before) == 5
+        for path in before:
+            path.unlink()
+        assert push(stand.port, tmp_path, [*ct_series(4), other]) == [0] * 5
+        assert {p: p.read_bytes() for p in stand.files()} == before
+
+
 def test_a_late_slice_of_a_pruned_study_waits_for_the_whole_study(tmp_path: Path) -> None:
     with running(tmp_path, quiet_seconds=0.2) as stand:
         push(stand.port, tmp_path, ct_series(5))
