@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 class Desk:
     """What stays the same from study to study: the site, the model on the shelf, and where objects go.
 
-    cascade: None while no bundle can be used; every study is then answered as not analysed, for the reason `without`. modes: who may see which cancer's answers.
+    cascade: None while no bundle can be used; every study is then answered as not analysed, for the reason `without`.
+    modes: who may see which cancer's answers.
     """
 
     cascade: Cascade | None

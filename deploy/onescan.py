@@ -7,6 +7,7 @@ and the benchmarks stand on this.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -184,10 +185,10 @@ class OneScan:
 
     def set_up_registry(self) -> None:
         """Database, authority, certificates, access list, broker, and the registry's own processes."""
-        self.database = self.postgres.create_database("onescan")
+        self.database = self.postgres.dsn
         durable.make_folder(self.central)
         durable.write_text(self.registry_config, yaml.safe_dump(self._registry_settings()))
-        self.ask("init-ca")
+        self._ca_fingerprint = json.loads(self.ask("init-ca", "--json"))["fingerprint_sha256"]
         self.ask("server-cert")
         self.ask("server-cert", "--out", str(self.central / "broker"))
         self.ask("worker-cert", "ingest")
@@ -236,7 +237,31 @@ class OneScan:
         }
 
     def _plan(self) -> dict[str, Any]:
-        return {}
+        root = self._tuf / "metadata" / "1.root.json"
+        return {
+            "site": self.site.site,
+            "device": self.site.device,
+            "institution": self.site.institution,
+            "state": str(self.state),
+            "receiver": {
+                "host": "127.0.0.1",
+                "port": self.dicom_port,
+                "ae_title": self.site.ae_title,
+                "quiet_seconds": self.site.quiet_seconds,
+                "min_free_bytes": 64 << 20,
+            },
+            "modes": dict(self.site.modes),
+            "pacs": [{"name": "pacs", "host": "127.0.0.1", "port": self.pacs.port, "ae_title": self.pacs.ae_title}],
+            "registry": {
+                "enrol_url": f"https://127.0.0.1:{self.est_port}",
+                "ca_sha256": self._ca_fingerprint,
+                "mqtt_host": "127.0.0.1",
+                "mqtt_port": self.mqtt_port,
+                "tuf_url": f"{self.registry_url}/tuf",
+                "tuf_root": {"sha256": hashlib.sha256(root.read_bytes()).hexdigest()},
+            },
+            "console": {"port": self.console_port},
+        }
 
     @property
     def _tuf(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from deploy.demo import push
 from deploy.onescan import OneScan, Site
@@ -19,8 +21,7 @@ from engines.phantom.dicom import write_series
 
 SMALL = Scan(spacing_mm=(5.0, 2.0, 2.0), matrix=(256, 256))
 """Quick to make, send and read; a whole torso is about 130 slices."""
-
-_seeds = itertools.count(9000)
+SEED = 9000
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,21 @@ class Hospital:
     def __init__(self, stack: OneScan, folder: Path) -> None:
         self.stack = stack
         self.folder = folder
+        self._rendered = write_series(sample_patient(SEED), folder / "rendered", scan=SMALL)
+        self._numbers = itertools.count(1)
 
-    def phantom(self, seed: int | None = None) -> Sent:
-        """A fresh phantom study on disk."""
-        seed = next(_seeds) if seed is None else seed
-        files = write_series(sample_patient(seed), self.folder / f"phantom-{seed}", scan=SMALL)
-        return Sent(str(dcmread(files[0], stop_before_pixels=True).StudyInstanceUID), files)
+    def phantom(self) -> Sent:
+        """A study that was never sent before: the rendered patient, scanned again under new UIDs."""
+        number = next(self._numbers)
+        folder = self.folder / f"phantom-{number}"
+        folder.mkdir()
+        study, series, frame = generate_uid(), generate_uid(), generate_uid()
+        for path in self._rendered:
+            image = dcmread(path)
+            image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = study, series, frame
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            image.save_as(folder / path.name)
+        return Sent(str(study), sorted(folder.iterdir()))
 
     def send(self, files: list[Path]) -> int:
         """Push with storescu; returns its exit code."""
@@ -90,7 +100,7 @@ class Hospital:
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     """Everything running, with the reference model active."""
     folder = tmp_path_factory.mktemp("onescan")
-    with OneScan(folder / "stack", Site(quiet_seconds=3.0)) as stack:
+    with OneScan(folder / "stack", Site(quiet_seconds=3.0), **({"bundle": Path(os.environ["TOY"])} if "TOY" in os.environ else {})) as stack:
         yield Hospital(stack, folder)
 
 

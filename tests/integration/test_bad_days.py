@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import Hospital, Sent
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.integration
 
 KILL_TEST_S = 60.0
 

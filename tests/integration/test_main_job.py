@@ -13,7 +13,7 @@ from pydicom import dcmread
 from core.finding import Cancer
 from tests.integration.conftest import Hospital, Sent
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
