@@ -18,7 +18,7 @@ from appliance.health import vitals
 from appliance.ports import Clock, PacsItem
 from appliance.storage.intake_journal import IntakeReader
 from appliance.storage.journal import Journal
-from core.wire import EventBody, ReportedBody, TelemetryBody
+from core.wire import EventBody, ReportedBody, TelemetryBody, as_token
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Courier:
     def _pass_on_reports(self) -> None:
         for cursor, report in self._intake.reports_after(self._journal.report_cursor()):
             subject = self._pseudonym(report.study_uid) if report.study_uid else ""
-            body = EventBody.model_validate({"kind": report.kind, "subject": subject, "code": report.code})
+            body = EventBody.model_validate({"kind": report.kind, "subject": subject, "code": as_token(report.code)})
             self._journal.pass_on(cursor, body)
 
     def _look_after_link(self) -> None:

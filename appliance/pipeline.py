@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +34,7 @@ from core.durable import make_folder
 from core.errors import InputRefused
 from core.finding import Answer, Cancer, Mode, Reason, complete
 from core.volume import Volume
-from core.wire import AnswerBody, BundleRef, LesionBody, ResultBody, Scanner, result_id
+from core.wire import AnswerBody, BundleRef, LesionBody, ResultBody, Scanner, as_token, result_id
 from engines.cascade import Analysis, Cascade, PatientContext
 
 log = logging.getLogger(__name__)
@@ -219,12 +218,7 @@ def _committed(item: ResultObject, state: Path) -> CommittedObject:
 def _scanner(header: ImageHeader | None) -> Scanner:
     if header is None:
         return Scanner()
-    return Scanner(manufacturer=_word(header.manufacturer), model=_word(header.model), kernel=_word(header.kernel))
-
-
-def _word(text: str) -> str:
-    """A header's word as a token: these attributes are free text that a person may have typed into."""
-    return re.sub(r"[^A-Za-z0-9 _.+/:-]", "_", text)[:64]
+    return Scanner(manufacturer=as_token(header.manufacturer), model=as_token(header.model), kernel=as_token(header.kernel))
 
 
 def _answer_body(answer: Answer) -> AnswerBody:

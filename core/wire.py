@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import re
 import uuid
 from typing import Annotated, Literal
 
@@ -27,9 +28,16 @@ Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _.+/:-]{0,64}$")]
 """A short machine-made word (model name, version, kernel): too narrow for free text, checked on both sides."""
 
+_NOT_IN_TOKENS = re.compile(r"[^A-Za-z0-9 _.+/:-]")
+
 DEVICE_TOPICS = ("status", "birth", "result", "event", "telemetry", "reported", "followup", "image")
 REGISTRY_TOPICS = ("ack", "desired", "case", "cmd")
 Stream = Literal["result", "event", "telemetry"]
+
+
+def as_token(text: str) -> str:
+    """Any text as a `Token`: header fields and AE titles are typed by people and may hold anything."""
+    return _NOT_IN_TOKENS.sub("_", text)[:64]
 
 
 def topic(site: str, device: str, leaf: str) -> str:
