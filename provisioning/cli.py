@@ -122,13 +122,16 @@ def apply(
     """Carry out a plan: key, certificate, site key, root of trust, settings.
 
     Idempotent: what is done is kept, so after an error or a power cut just run it again. The token is only needed
-    until the certificate is there; it is never an argument, so that it stands in no shell history.
+    until the certificate is there, and to renew it in its last third; it is never an argument, so that it stands in no
+    shell history.
     """
     checked = site.read_plan(plan)
     folder = state or checked.state
     imported = _imported_key(checked.site, site_key_escrow, passphrase_file)
+    reader = _token_reader(token_file, token_stdin)
+    renew = token_stdin or token_file is not None
     installation = Installation(
-        checked, folder, config_file or folder / CONFIG_NAME, _token_reader(token_file, token_stdin), _now, imported
+        checked, folder, config_file or folder / CONFIG_NAME, reader, _now, site_key=imported, renew=renew
     )
     done = _with_progress(lambda tell: carry_out(installation, tell), quiet=as_json)
     names = pseudonyms.Pseudonyms(pseudonyms.load_site_key(installation.identity))

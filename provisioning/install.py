@@ -54,7 +54,8 @@ class Step:
 class Installation:
     """One plan on its way into one state folder.
 
-    token: asked for only when a certificate is needed. site_key: what escrow gave, None to make one.
+    token: asked for only when a certificate is needed. site_key: what escrow gave, None to make one. renew: take a new
+    certificate already in the last third of the old one's life.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Installation:
         token: Callable[[], str],
         now: Callable[[], dt.datetime],
         site_key: bytes | None = None,
+        renew: bool = False,
     ) -> None:
         self.state = state.absolute()
         self.config_file = config_file.absolute()
@@ -73,6 +75,7 @@ class Installation:
         self._token = token
         self._now = now
         self._site_key = site_key
+        self._renew = renew
         self._est = EstClient(plan.registry.enrol_url, plan.registry.ca_sha256)
 
     @property
@@ -145,7 +148,8 @@ class Installation:
                     f"this box is enrolled as {keys.subject_name(certificate)}, the plan is for {site}.{device}",
                     remedy="Take the right plan, or provision this box into a fresh state folder.",
                 )
-            if keys.days_left(certificate, self._now()) > 0:
+            due = self._renew and keys.renewal_due(certificate, self._now())
+            if keys.days_left(certificate, self._now()) > 0 and not due:
                 keys.check_certificate(certificate, key, ca, keys.common_name(site, device), self._now())
                 return "kept"
         token = self._token()

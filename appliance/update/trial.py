@@ -2,7 +2,7 @@
 
 A network can crash its runtime, take all memory or hang. In a child none of that reaches the updater: the child runs at
 the lowest priority, with a bound on its memory and a deadline, dies with its parent, and is ended when it is no longer
-wanted (a study has arrived). Its answer is one JSON object on a pipe of its own: native libraries print to stdout.
+wanted (a study has arrived). Its answer is one JSON object in a memory file, since native libraries print to stdout.
 
     parent ── python -m appliance.update.trial FOLDER RUNTIME THREADS MEMORY_MB FD ──▶ child ── {"outcomes": [...]} ──▶
 """
@@ -54,22 +54,22 @@ class ChildTrial:
 
     def run(self, folder: Path, wanted: Callable[[], bool] = lambda: True) -> Verdict:
         """Try the bundle in `folder`. Blocks until the child has ended."""
-        reading, writing = os.pipe()
-        arguments = [str(folder), self.runtime, str(self.threads), str(self.memory_mb), str(writing)]
-        with os.fdopen(reading, "rb") as answer:
-            try:
-                child = subprocess.Popen(
-                    [sys.executable, "-m", __name__, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(writing,),
-                    start_new_session=True,
-                )
-            finally:
-                os.close(writing)
-            why = self._attend(child, wanted)
-            if why is not None:
-                return why
-            return judge(child.returncode, answer.read(_LARGEST_ANSWER))
+        answer = os.memfd_create("trial")  # unlike a pipe it can't fill up while nobody reads
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(folder), self.runtime, *map(str, self._bounds), str(answer)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(answer,),
+                start_new_session=True,
+            )
+            ended = self._attend(child, wanted)
+            return ended or judge(child.returncode, os.pread(answer, _LARGEST_ANSWER, 0))
+        finally:
+            os.close(answer)
+
+    @property
+    def _bounds(self) -> tuple[int, int]:
+        return self.threads, self.memory_mb
 
     def _attend(self, child: subprocess.Popen[bytes], wanted: Callable[[], bool]) -> Verdict | None:
         """Wait for the child; end it at the deadline, when it is not wanted, and when we are ended ourselves."""
@@ -122,8 +122,8 @@ def _child(folder: Path, runtime: Preference, threads: int, memory_mb: int, fd: 
         answer = {"error": {"code": "memory", "what": f"golden cases need more than {memory_mb} MiB"}}
     except (OneScanError, RuntimeError) as error:  # RuntimeError: what the native runtimes raise
         answer = {"error": {"code": "engine", "what": str(error)}}
-    with os.fdopen(fd, "wb") as pipe:
-        pipe.write(json.dumps(answer).encode()[:_LARGEST_ANSWER])
+    with os.fdopen(fd, "wb") as memory:
+        memory.write(json.dumps(answer).encode()[:_LARGEST_ANSWER])
     return 0
 
 

@@ -87,7 +87,8 @@ class Updater:
     """One per device, in the updater role.
 
     idle: may the machine be used for a trial now (no study is being analysed)? tell: is given every report as soon as
-    it changes, also within a step, before long work starts.
+    it changes, also within a step, before long work starts. stopping: is the process to end? Then a download or trial is
+    left where it is.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Updater:
         clock: Clock,
         idle: Callable[[], bool] = lambda: True,
         tell: Callable[[Report], None] = lambda report: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._shelf = shelf
         self._client = client
@@ -107,6 +109,7 @@ class Updater:
         self._clock = clock
         self._idle = idle
         self._tell = tell
+        self._stopping = stopping
         self._told: Report | None = None
         self._wish: tuple[str, str] | None = None
         self._pauses = 0
@@ -167,7 +170,7 @@ class Updater:
         try:
             self._client.fetch(release, wanted=self._still_wanted)
         except Abandoned:
-            return  # the next step lets it go
+            return  # the next step goes on with it or lets it go
         except BundleRefused as fault:
             self._refuse(row, f"check {fault.check}", str(fault))
         except ReleaseRefused as fault:
@@ -223,7 +226,7 @@ class Updater:
         return next(rows, None)
 
     def _still_wanted(self) -> bool:
-        return self._shelf.desired() == self._wish
+        return not self._stopping() and self._shelf.desired() == self._wish
 
     def _pause(self, problem: OneScanError, state: str, code: str) -> Report:
         """Something that may pass by itself: wait longer each time, with jitter, so that a fleet spreads out."""

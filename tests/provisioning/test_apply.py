@@ -29,6 +29,8 @@ from core.errors import ConfigError, EnrolmentRefused, IdentityError
 from deploy.embedded.ports import free_port
 from provisioning.cli import app
 from provisioning.enrol import RegistryUnreachable
+from provisioning.install import Installation, carry_out
+from provisioning.site import read_plan
 from registry import authority
 from tests.provisioning.conftest import Registry
 
@@ -96,6 +98,26 @@ def test_a_changed_plan_changes_the_settings_and_nothing_else(registry: Registry
     assert steps.pop("settings") == "changed"
     assert set(steps.values()) == {"kept"}
     assert config.load(tmp_path / "state" / "appliance.yaml").receiver.quiet_seconds == 5
+
+
+def test_a_certificate_is_renewed_in_its_last_third_and_not_before(registry: Registry, tmp_path: Path) -> None:
+    plan = registry.write_plan(tmp_path, "renewed")
+    _apply(plan, tmp_path / "state", registry.token("renewed"))
+    folder = IdentityFolder(tmp_path / "state" / "identity")
+    first, key = folder.certificate.read_bytes(), folder.device_key.read_bytes()
+    assert _apply(plan, tmp_path / "state", "not even looked at")["certificate"] == "kept"
+    now = dt.datetime.now(dt.timezone.utc)
+
+    def steps(later: dt.datetime, token: str) -> dict[str, str]:
+        state = tmp_path / "state"
+        made = Installation(read_plan(plan), state, state / "appliance.yaml", lambda: token, lambda: later, renew=True)
+        return dict(carry_out(made, lambda title, done: None))
+
+    assert steps(now + dt.timedelta(days=200), "not even looked at")["certificate"] == "kept"
+    token = registry.token("renewed")
+    assert steps(now + dt.timedelta(days=300), token)["certificate"] == "changed"
+    assert folder.certificate.read_bytes() != first
+    assert folder.device_key.read_bytes() == key
 
 
 def test_without_a_token_nothing_is_burnt_and_the_error_says_so(registry: Registry, tmp_path: Path) -> None:

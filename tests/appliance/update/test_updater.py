@@ -10,6 +10,7 @@ import pytest
 
 from appliance.update.client import STAGING, ReleaseRefused
 from appliance.update.trial import Verdict
+from appliance.update.updater import Updater
 from engines.bundle import Content, open_bundle
 from engines.publish import load_key, publish_bundle, refresh_timestamp
 from tests.appliance.update.device import NOW, Device, Publisher, ScriptedTrial
@@ -315,6 +316,27 @@ def test_an_interrupted_download_goes_on_where_it_broke(device: Device, publishe
     site.cuts[sha256] = [300_000, 200_000]
     assert device.settle("1.0.0").state == "active"
     assert site.ranges_of(sha256) == ["", "bytes=300000-", "bytes=500000-"]
+
+
+def test_a_stop_leaves_a_download_for_the_next_start(device: Device, publisher: Publisher, site: Site) -> None:
+    bundle = publisher.bundle("1.0.0", Content("lung_lesion.onnx", "network", WEIGHTS))
+    publish_bundle(publisher.repo, publisher.keys, bundle.folder, NOW)
+    sha256 = bundle.manifest.file("lung_lesion.onnx").sha256
+    device.shelf.wish("tiny", "1.0.0", NOW)
+    partial = device.bundles / STAGING / f"{bundle.digest}.parts" / sha256
+    stopped = Updater(
+        device.shelf,
+        device.client(),
+        device.bundles,
+        device.trial,
+        device.clock,
+        stopping=lambda: partial.exists() and partial.stat().st_size > 0,
+    )
+    stopped.step(), stopped.step(), stopped.step()
+    assert device.shelf.rows[bundle.digest].state == "fetching"
+    assert device.settle().state == "active"
+    assert len(site.ranges_of(sha256)) == 2
+    assert site.ranges_of(sha256)[1].startswith("bytes=")
 
 
 def test_the_link_down_for_hours_loses_nothing(device: Device, publisher: Publisher, site: Site) -> None:
