@@ -142,15 +142,16 @@ def test_the_schema_is_that_of_the_manifest() -> None:
 
 def test_phantom_writes_a_volume_that_run_can_read(bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "phantom.npz"
-    made = as_json("phantom", 3, path, "--slice-mm", 10)
+    made = as_json("phantom", 3, path, "--slice-mm", 10, "--pixel-mm", 5)
     assert made["files"] == 1
     assert made["age_years"] >= 18
     volume = volumefile.read(path)
-    assert volume.geometry.spacing_mm[0] == 10
-    assert volume.hu.shape[1:] == (512, 512)
+    assert volume.geometry.spacing_mm == (10, 5, 5)
+    answers = as_json("run", path, "--bundle", bundle.folder, "--age", 60)["answers"]
+    assert answers[2]["reason"] == "slices too thick"
 
 
 def test_phantom_writes_a_dicom_series(tmp_path: Path) -> None:
-    made = as_json("phantom", 3, tmp_path / "study", "--slice-mm", 10)
+    made = as_json("phantom", 3, tmp_path / "study", "--slice-mm", 10, "--pixel-mm", 5)
     assert len(list((tmp_path / "study").iterdir())) == made["files"] > 40
     assert "no vendor" in engines("phantom", 3, tmp_path / "x", "--vendor", "acme", status=1)
