@@ -11,7 +11,7 @@ from rich.table import Table
 
 from core.finding import Answer, Verdict
 from engines.bundle import Bundle
-from engines.manifest import CancerModel, Evidence, Manifest, Network
+from engines.manifest import Evidence, Manifest, Network
 
 _COLOURS = {
     Verdict.NEGATIVE: "green",
@@ -44,6 +44,10 @@ def contents(out: Console, manifest: Manifest) -> None:
     out.print(f"\n{escape(manifest.intended_use)}\n")
     out.print(_networks(manifest))
     out.print(_cancers(manifest))
+    for model in manifest.cancers:
+        for point in model.operating_points:
+            name = f"{model.cancer.value}, {escape(point.name)} at {point.threshold:.2f}"
+            out.print(f"  {name}: {_evidence(point.evidence)}")
     out.print(f"Golden cases: {', '.join(case.name for case in manifest.golden) or 'none'}")
 
 
@@ -94,32 +98,22 @@ def _input_of(network: Network) -> str:
 
 def _cancers(manifest: Manifest) -> Table:
     table = Table(title="Cancers", title_justify="left")
-    for column in ("cancer", "organ", "negative below", "positive from", "operating point", "evidence"):
+    for column in ("cancer", "organ", "negative below", "positive from", "from age", "slices up to"):
         table.add_column(column)
     for model in manifest.cancers:
-        for row in _operating_rows(model):
-            table.add_row(*row)
+        limits = model.contraindications
+        thresholds = (f"{model.negative_below:.2f}", f"{model.positive_above:.2f}")
+        fit_for = (f"{limits.min_age_years} years", f"{limits.max_slice_spacing_mm:g} mm")
+        table.add_row(model.cancer.value, model.organ, *thresholds, *fit_for)
     return table
 
 
-def _operating_rows(model: CancerModel) -> list[tuple[str, ...]]:
-    return [
-        (
-            model.cancer.value,
-            model.organ,
-            f"{model.negative_below:.2f}",
-            f"{model.positive_above:.2f}",
-            f"{escape(point.name)} at {point.threshold:.2f}",
-            _evidence(point.evidence),
-        )
-        for point in model.operating_points
-    ]
-
-
 def _evidence(evidence: Evidence) -> str:
+    where = f"{evidence.kind}, {escape(evidence.cohort)}"
+    if not evidence.n_positive or not evidence.n_negative:
+        return f"[yellow]not measured[/] ({where})"
     (se_low, se_high), (sp_low, sp_high) = evidence.sensitivity_ci95, evidence.specificity_ci95
     return (
-        f"{evidence.kind}: sensitivity {evidence.sensitivity:.1%} "
-        f"({se_low:.1%} to {se_high:.1%}, n {evidence.n_positive}), "
-        f"specificity {evidence.specificity:.1%} ({sp_low:.1%} to {sp_high:.1%}, n {evidence.n_negative})"
+        f"sensitivity {evidence.sensitivity:.1%} ({se_low:.1%} to {se_high:.1%}, n {evidence.n_positive}), "
+        f"specificity {evidence.specificity:.1%} ({sp_low:.1%} to {sp_high:.1%}, n {evidence.n_negative}); {where}"
     )
