@@ -20,8 +20,8 @@ from rich.table import Table
 from core import durable
 from core.errors import EnrolmentRefused, OneScanError
 from core.finding import Cancer
+from registry.clock import utc_now
 from registry.config import RegistryConfig, read_config
-from registry.ingest import utc_now
 from registry.logs import log_to_stderr
 
 app = typer.Typer(

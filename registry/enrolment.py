@@ -24,8 +24,8 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from core.errors import DeliveryError, EnrolmentRefused, OneScanError, StorageError
 from registry import acl, tokens
 from registry.authority import Authority
+from registry.clock import utc_now
 from registry.config import RegistryConfig
-from registry.ingest import utc_now
 from registry.store import StoreUnavailable, connect
 
 _log = logging.getLogger(__name__)

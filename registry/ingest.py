@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from core import wire
 from registry import triage
 from registry.broker import Arrival, BrokerLink
+from registry.clock import utc_now
 from registry.commit import Believed, Committed, commit, unstorable
 from registry.config import RegistryConfig
 from registry.statements import SQL
@@ -26,11 +27,6 @@ _log = logging.getLogger(__name__)
 _HEARTBEAT_S = 5.0
 _IDLE_S = 0.2
 _LONGEST_WAIT_S = 5.0
-
-
-def utc_now() -> dt.datetime:
-    """The registry's clock."""
-    return dt.datetime.now(dt.timezone.utc)
 
 
 class Stopped(Exception):

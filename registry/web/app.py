@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib import resources
 from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 
+from core import pages as look
 from core.errors import OneScanError
 from registry.config import RegistryConfig
 from registry.store import SchemaMissing, StoreUnavailable, reader
 from registry.web import api, pages
 
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-}
+_CACHEABLE = ("/static/", "/own/", "/tuf/")
 
 
 def web_app(settings: RegistryConfig) -> FastAPI:
@@ -39,8 +34,8 @@ def web_app(settings: RegistryConfig) -> FastAPI:
     app.add_exception_handler(SchemaMissing, _unavailable)
     app.include_router(api.router)
     app.include_router(pages.router)
-    static = Path(str(resources.files(__package__).joinpath("static")))
-    app.mount("/static", StaticFiles(directory=static), name="static")
+    app.mount("/static", StaticFiles(directory=look.STATIC), name="static")
+    app.mount("/own", StaticFiles(directory=Path(__file__).parent / "static"), name="own")
     if settings.web.tuf_folder is not None:
         # Starlette answers Range and If-Range, which a device uses to go on after a broken download.
         app.mount("/tuf", StaticFiles(directory=settings.web.tuf_folder, check_dir=False), name="tuf")
@@ -49,10 +44,9 @@ def web_app(settings: RegistryConfig) -> FastAPI:
 
 async def _with_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     response = await call_next(request)
-    for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
-    if not request.url.path.startswith(("/static", "/tuf")):
-        response.headers.setdefault("Cache-Control", "no-store")
+    for name, value in look.SECURITY_HEADERS.items():
+        if name != "Cache-Control" or not request.url.path.startswith(_CACHEABLE):
+            response.headers.setdefault(name, value)
     return response
 
 

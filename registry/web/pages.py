@@ -1,4 +1,4 @@
-"""The pages. Each live part of a page is a fragment with an address of its own, which `static/live.js` asks again."""
+"""The pages. Each live part of a page is a fragment with an address of its own, which `live.js` asks again."""
 
 from __future__ import annotations
 
@@ -12,32 +12,16 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 
-from core import wire
+from core import pages, wire
 from core.finding import Cancer
 from registry.store import Reader, Row
 from registry.web.api import Store
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 _PAGE_LENGTH = 100
-_SIGNS = {"positive": "▲", "indeterminate": "◆", "negative": "–", "not_analysed": ""}
 _WORDS = {
     "positive": "Positive", "indeterminate": "Indeterminate", "negative": "Negative", "not_analysed": "Not analysed",
 }  # fmt: skip
-
-
-def _ago(moment: dt.datetime | None) -> str:
-    """How long ago, to the nearest useful unit."""
-    if moment is None:
-        return "never"
-    seconds = (dt.datetime.now(dt.timezone.utc) - moment).total_seconds()
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit} ago"
-    return "just now" if seconds < 10 else f"{int(seconds)} s ago"
-
-
-def _utc(moment: dt.datetime | None) -> str:
-    return f"{moment.astimezone(dt.timezone.utc):%Y-%m-%d %H:%M:%S} UTC" if moment else ""
 
 
 def _minute(moment: dt.datetime) -> str:
@@ -55,8 +39,8 @@ def _size(count: float | None) -> str:
 
 
 _templates = Jinja2Templates(directory=Path(str(resources.files(__package__).joinpath("templates"))))
-_templates.env.filters |= {"ago": _ago, "utc": _utc, "day": _minute, "size": _size}
-_templates.env.globals |= {"cancers": [c.value for c in Cancer], "signs": _SIGNS, "words": _WORDS}
+_templates.env.filters |= {"ago": pages.ago, "moment": pages.moment, "minute": _minute, "size": _size}
+_templates.env.globals |= {"cancers": [c.value for c in Cancer], "words": _WORDS}
 
 
 def _page(request: Request, store: Reader, name: str, **values: Any) -> HTMLResponse:

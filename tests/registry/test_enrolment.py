@@ -26,9 +26,9 @@ from core.errors import EnrolmentRefused, IdentityError
 from deploy.embedded.mosquitto import MosquittoBroker
 from deploy.embedded.ports import free_port
 from registry import acl, authority, tokens
+from registry.clock import utc_now
 from registry.config import RegistryConfig
 from registry.enrolment import enrolment_app
-from registry.ingest import utc_now
 from registry.store import Connection, connect
 from tests.registry import messages as m
 from tests.registry.conftest import wait_until
