@@ -218,7 +218,9 @@ def _committed(item: ResultObject, state: Path) -> CommittedObject:
 def _scanner(header: ImageHeader | None) -> Scanner:
     if header is None:
         return Scanner()
-    return Scanner(manufacturer=as_token(header.manufacturer), model=as_token(header.model), kernel=as_token(header.kernel))
+    return Scanner(
+        manufacturer=as_token(header.manufacturer), model=as_token(header.model), kernel=as_token(header.kernel)
+    )
 
 
 def _answer_body(answer: Answer) -> AnswerBody:

@@ -219,10 +219,16 @@ def run_updater(config: ApplianceConfig) -> None:
             journal.set_reported(reported_body(config, report, clock).model_dump_json())
             process.bells.ring("courier")
 
-        def idle() -> bool:
-            return journal.next() is None and not process.stopping.is_set()
-
-        updater = Updater(journal.shelf, client, config.bundles, trial, clock, idle=idle, tell=tell)
+        updater = Updater(
+            journal.shelf,
+            client,
+            config.bundles,
+            trial,
+            clock,
+            idle=lambda: journal.next() is None,
+            tell=tell,
+            stopping=process.stopping.is_set,
+        )
 
         def step() -> float:
             return 0.0 if updater.step().more else FOREVER

@@ -87,8 +87,8 @@ class Updater:
     """One per device, in the updater role.
 
     idle: may the machine be used for a trial now (no study is being analysed)? tell: is given every report as soon as
-    it changes, also within a step, before long work starts. stopping: is the process to end? Then a download or trial is
-    left where it is.
+    it changes, also within a step, before long work starts. stopping: is the process to end? Then a download or trial
+    is left where it is.
     """
 
     def __init__(
