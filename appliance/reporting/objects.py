@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from appliance.reporting.sr import build_report
 from core import durable
 from core.finding import Answer, Cancer, Lesion
 
+_log = logging.getLogger(__name__)
+
 
 def write_objects(context: ReportContext, folder: Path) -> tuple[ResultObject, ...]:
     """Write the objects of a result into `folder` and return them, report first.
@@ -29,11 +33,7 @@ def write_objects(context: ReportContext, folder: Path) -> tuple[ResultObject, .
     headers = _Headers(context)
     segmentations = _segmentations(context, headers)
     images = _key_images(context, headers)
-    if context.source:
-        evidence = [read_sibling_reference(path, headers.first) for path in context.source]
-    else:
-        evidence = [read_reference(path) for path in context.evidence]
-    evidence += [organ.dataset for organ in segmentations.values()]
+    evidence = [*headers.references(), *(organ.dataset for organ in segmentations.values())]
     report = build_report(context, headers.first, evidence, segmentations)
     return (
         _write("sr", report, folder / "report.dcm"),
@@ -46,14 +46,36 @@ class _Headers:
     """Headers of source images by slice, each read once and only when asked for."""
 
     def __init__(self, context: ReportContext) -> None:
-        self._paths = context.source
+        self._context = context
         self._read: dict[int, Dataset] = {}
-        self.first = self[0] if context.source else read_header(context.evidence[0])
+        self._readable = () if context.source else _readable(context.evidence)
+        self.first = self[0] if context.source else read_header(self._readable[0])
+
+    def references(self) -> list[Dataset]:
+        """What the report rests on."""
+        if self._context.source:
+            return [read_sibling_reference(path, self.first) for path in self._context.source]
+        return [read_reference(path) for path in self._readable]
 
     def __getitem__(self, index: int) -> Dataset:
         if index not in self._read:
-            self._read[index] = read_header(self._paths[index])
+            self._read[index] = read_header(self._context.source[index])
         return self._read[index]
+
+
+def _readable(evidence: Sequence[Path]) -> Sequence[Path]:
+    """The instances that can be referred to. A broken one may be the very reason why nothing was analysable."""
+    readable = []
+    for path in evidence:
+        try:
+            read_reference(path)
+        except ReportFailed as error:
+            _log.warning("an instance is left out of the report's evidence", extra={"why": str(error)})
+            continue
+        readable.append(path)
+    if not readable:
+        raise ReportFailed(f"none of the {len(evidence)} instances of the study can be read")
+    return readable
 
 
 def _segmentations(context: ReportContext, headers: _Headers) -> dict[Cancer, SegmentedOrgan]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
@@ -39,39 +40,50 @@ _COPIED = (
     "StudyInstanceUID", "StudyDescription", "IssuerOfAccessionNumberSequence", "ProcedureCodeSequence",
     "SpecificCharacterSet", "TimezoneOffsetFromUTC",
 )  # fmt: skip
+_SCANNER = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions")
+_LOOKED_AT = (
+    *_SCANNER, "FrameOfReferenceUID", "PositionReferenceIndicator", "InstanceNumber", "Rows", "Columns",
+    "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness",
+)  # fmt: skip
 _REFERENCE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _SOP_INSTANCE_UID = 0x00080018
-_UNREADABLE = (OSError, InvalidDicomError, ValueError, AttributeError, EOFError)
+# What pydicom was seen to raise over damaged headers (bytes changed and cut off at random, thousands of times).
+_UNREADABLE = (
+    OSError, InvalidDicomError, BytesLengthException, ValueError, AttributeError, EOFError, KeyError,
+    NotImplementedError, struct.error,
+)  # fmt: skip
 _LONG_STRING = 64
 
 
 def read_header(path: Path) -> Dataset:
-    """All of a file but its pixels."""
-    return _read(path)
+    """All of a file but its pixels; what the objects take from it is known to be readable."""
+    with _reading():
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        for name in (*_COPIED, *_LOOKED_AT):  # pydicom converts a value when it is first looked at
+            header.get(name)
+        return _complete(header)
 
 
 def read_reference(path: Path) -> Dataset:
     """Class, instance, series and study UID of a file: what a reference to it needs."""
-    return _read(path, specific_tags=list(_REFERENCE))
+    with _reading():
+        return _complete(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_REFERENCE)))
 
 
 def read_sibling_reference(path: Path, sibling: Dataset) -> Dataset:
     """The same of an image in the series of `sibling`, reading no further than the two tags that differ."""
-    try:
+    with _reading():
         with path.open("rb") as file:
             reference = read_partial(file, stop_when=lambda tag, vr, length: tag > _SOP_INSTANCE_UID)
-        reference.StudyInstanceUID, reference.SeriesInstanceUID = (
-            sibling.StudyInstanceUID,
-            sibling.SeriesInstanceUID,
-        )
-    except _UNREADABLE as error:
-        raise ReportFailed(f"an instance of the study can't be read: {type(error).__name__}") from error
-    return _complete(reference)
+        reference.StudyInstanceUID = sibling.StudyInstanceUID
+        reference.SeriesInstanceUID = sibling.SeriesInstanceUID
+        return _complete(reference)
 
 
-def _read(path: Path, **options: Any) -> Dataset:
+@contextmanager
+def _reading() -> Iterator[None]:
     try:
-        return _complete(pydicom.dcmread(path, stop_before_pixels=True, **options))
+        yield
     except _UNREADABLE as error:
         raise ReportFailed(f"an instance of the study can't be read: {type(error).__name__}") from error
 
@@ -150,7 +162,7 @@ def _contributors(context: ReportContext, header: Dataset) -> Sequence[Dataset]:
     contributors = []
     if header.get("Manufacturer"):
         scanner = _contributor(codes.ACQUISITION_EQUIPMENT, "", "Acquisition of the source images")
-        for name in ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions"):
+        for name in _SCANNER:
             if header.get(name):
                 scanner[name] = copy.deepcopy(header[name])
         contributors.append(scanner)
