@@ -10,7 +10,6 @@ import fcntl
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -221,4 +220,4 @@ def _show(stack: OneScan, study: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(typer.run(main))
+    typer.run(main)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import dicomsdl
 import numpy as np
 import numpy.typing as npt
 import pydicom
@@ -49,7 +48,7 @@ def stored_values(header: ImageHeader) -> Stored:
         raise
     except Exception as error:
         # a decoder raises what it likes; the other one has its try
-        log.info("dicomsdl can't decode (%s), pydicom tries", type(error).__name__)
+        log.debug("dicomsdl can't decode (%s), pydicom tries", type(error).__name__)
         stored = _by_pydicom(header)
     if stored.shape != (header.rows, header.columns):
         raise InputRefused(Reason.UNREADABLE, f"{stored.shape} pixels where the header says otherwise")
@@ -78,6 +77,8 @@ def to_hu(stored: Stored, header: ImageHeader) -> Slice:
 
 
 def _by_dicomsdl(header: ImageHeader) -> Stored:
+    import dicomsdl  # there is no wheel for aarch64: the caller then takes pydicom
+
     ds = dicomsdl.open_file(str(header.path))
     try:
         _check_whole(ds.getDataElement("PixelData"), header)
