@@ -4,7 +4,7 @@
     python -m engines.reference.pack final  --from var/reference --into engines/bundles/reference
 
 A draft has no evidence and no thresholds of its own: it exists to score cases with. The final bundle takes both from
-`tuning.json` and `evidence.json` (see `evaluate`), and its golden case from what the cascade answers here in fp32.
+`tuning.json` and `evidence.json` (see `evaluate`), and its golden cases from what the cascade answers here in fp32.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from engines.reference.recipes import RECIPES, Recipe
 from engines.runtime.onnx import OnnxRuntime
 
 VERSION = "0.1.0"
-GOLDEN_SEED = 500_001
+GOLDEN: dict[str, tuple[int, int]] = {"lung-and-liver-lesion": (500_010, 1), "no-lesion": (500_006, 0)}
+"""Golden cases: name → seed and number of lesions (of 25 mm) in each organ."""
 ORGANS = {Cancer.LUNG: "lung", Cancer.LIVER: "liver"}
 WANTED_SENSITIVITY, WANTED_SPECIFICITY = 0.95, 0.95
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -147,18 +148,18 @@ def manifest_draft(judgements: dict[Cancer, Judgement], golden: tuple[GoldenCase
     )
 
 
-def golden_input() -> tuple[Patient, Volume]:
-    """A patient with one lesion of 25 mm in lung and liver each, chest and upper abdomen, small enough to ship."""
-    patient = sample_patient(GOLDEN_SEED, lung=1, liver=1, diameter_mm=25)
+def golden_input(seed: int, lesions: int) -> tuple[Patient, Volume]:
+    """A patient with `lesions` lesions of 25 mm in lung and in liver; chest and upper abdomen, small enough to ship."""
+    patient = sample_patient(seed, lung=lesions, liver=lesions, diameter_mm=25)
     volume, _ = render(patient, Scan((4.0, 3.0, 3.0), None, (180.0, 645.0), dose=4.0))
     return patient, volume
 
 
-def golden_case(patient: Patient, analysis: Analysis) -> GoldenCase:
+def golden_case(name: str, patient: Patient, analysis: Analysis) -> GoldenCase:
     """What the cascade answered, as the expectation of every device; tolerances leave room for bf16."""
     return GoldenCase(
-        name="lung-and-liver-lesion",
-        input="golden-lung-and-liver.npz",
+        name=name,
+        input=f"golden-{name}.npz",
         age_years=patient.age_years,
         answers=tuple(
             GoldenAnswer(
@@ -192,25 +193,30 @@ def networks(trained: Path, scratch: Path) -> list[Content]:
 
 
 def pack(trained: Path, into: Path, final: bool) -> Bundle:
-    """Export, judge, run the golden case in fp32, write the bundle. An existing bundle in `into` is replaced."""
+    """Export, judge, run the golden cases in fp32, write the bundle. An existing bundle in `into` is replaced."""
     judgements = {c: measured_judgement(trained, c) if final else draft_judgement() for c in ORGANS}
-    patient, volume = golden_input()
+    inputs = {name: golden_input(*drawn) for name, drawn in GOLDEN.items()}
     contents = [
         *networks(trained, trained / "onnx"),
-        Content("golden-lung-and-liver.npz", "golden", volumefile.to_bytes(volume)),
+        *(Content(f"golden-{n}.npz", "golden", volumefile.to_bytes(volume)) for n, (_, volume) in inputs.items()),
         Content("licence.txt", "licence", REPOSITORY / "LICENSE"),
     ]
     if final:
         contents.append(Content("model-card.md", "model_card", REPOSITORY / "docs" / "model-card.md"))
     first = trained / "without-golden"
     durable.remove_tree(first)
-    untried = write_bundle(first, manifest_draft(judgements, ()), contents)
-    analysis = Cascade(untried, OnnxRuntime(1)).analyse(volume, PatientContext(patient.age_years, patient.sex))
-    for answer in analysis.answers:
-        print(f"golden case: {answer.cancer.value} {answer.verdict.value} {answer.score} {answer.detail}")
+    cascade = Cascade(write_bundle(first, manifest_draft(judgements, ()), contents), OnnxRuntime(1))
+    golden = tuple(_answered(name, *inputs[name], cascade) for name in inputs)
     durable.remove_tree(into)
     durable.make_folder(into.parent)
-    return write_bundle(into, manifest_draft(judgements, (golden_case(patient, analysis),)), contents)
+    return write_bundle(into, manifest_draft(judgements, golden), contents)
+
+
+def _answered(name: str, patient: Patient, volume: Volume, cascade: Cascade) -> GoldenCase:
+    analysis = cascade.analyse(volume, PatientContext(patient.age_years, patient.sex))
+    for answer in analysis.answers:
+        print(f"golden case {name}: {answer.cancer.value} {answer.verdict.value} {answer.score} {answer.detail}")
+    return golden_case(name, patient, analysis)
 
 
 def main() -> None:

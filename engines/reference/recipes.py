@@ -68,7 +68,7 @@ RECIPES: dict[str, Recipe] = {
     "localiser": Recipe(
         name="localiser", spacing_mm=6.0, clip_hu=(-300.0, 300.0), mean_hu=0.0, std_hu=100.0,
         labels=tuple(ORGAN_TISSUES), features=(8, 16, 32, 64, 96), patch=None,
-        iterations=900, batch=1, learning_rate=4e-3,
+        iterations=1500, batch=1, learning_rate=4e-3,
     ),
     "lung_lesion": Recipe(
         name="lung_lesion", spacing_mm=2.0, clip_hu=(-1000.0, 300.0), mean_hu=-500.0, std_hu=400.0,
@@ -79,7 +79,7 @@ RECIPES: dict[str, Recipe] = {
     "liver_lesion": Recipe(
         name="liver_lesion", spacing_mm=2.0, clip_hu=(-60.0, 140.0), mean_hu=45.0, std_hu=40.0,
         labels=("background", "lesion"), features=(8, 16, 32, 64), patch=(64, 64, 64),
-        iterations=1000, batch=2, learning_rate=4e-3,
+        iterations=1800, batch=2, learning_rate=4e-3,
         finding=Tissue.LIVER_LESION, lookalike=Tissue.LIVER_LOOKALIKE, organ=PARTS_OF_LIVER,
     ),
 }  # fmt: skip
