@@ -29,7 +29,7 @@ from core import durable
 from core.errors import OneScanError
 from deploy.onescan import POLL_S, REPOSITORY, OneScan, SetUpFailed
 from engines.phantom import sample_patient
-from engines.phantom.dicom import write_series
+from engines.phantom.dicom import default_spacing_mm, write_series
 
 SCREEN = Console()
 PROPOSE = {  # storescu proposes compressed transfer syntaxes only when asked to
@@ -112,9 +112,11 @@ def _phantom(folder: Path, seed: int, began: float) -> list[Path]:
     SCREEN.print(f"[dim]{time.monotonic() - began:5.1f} s[/] Making a phantom patient (seed {seed})")
     with _progress() as progress:
         task = progress.add_task("rendering", total=None)
+        patient = sample_patient(seed)
         return write_series(
-            sample_patient(seed),
+            patient,
             folder,
+            default_spacing_mm(patient, slice_mm=5.0),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
 

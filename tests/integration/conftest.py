@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ class Hospital:
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     """Everything running, with the reference model active."""
     folder = tmp_path_factory.mktemp("onescan")
-    with OneScan(folder / "stack", Site(quiet_seconds=3.0), **({"bundle": Path(os.environ["TOY"])} if "TOY" in os.environ else {})) as stack:
+    with OneScan(folder / "stack", Site(quiet_seconds=3.0)) as stack:
         yield Hospital(stack, folder)
 
 
