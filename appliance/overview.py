@@ -9,6 +9,7 @@ from appliance.config import ApplianceConfig
 from appliance.console.overview import AnswerView, BoxView, ObjectView, StepView, StudyView
 from appliance.health import vitals
 from appliance.identity.pseudonyms import Pseudonyms
+from appliance.storage.database import from_iso
 from appliance.storage.intake_journal import IntakeReader, StudyOverview
 from appliance.storage.journal import Journal, StudyRow
 from appliance.study import State
@@ -101,7 +102,7 @@ class JournalOverview:
 
     def steps(self, identifier: str) -> Sequence[StepView]:
         """What happened to it."""
-        return [StepView(row["at"], row["event"], row["state"]) for row in self._journal.steps(identifier)]
+        return [StepView(from_iso(row["at"]), row["event"], row["state"]) for row in self._journal.steps(identifier)]
 
     def objects(self, identifier: str) -> Sequence[ObjectView]:
         """Its result objects and where they stand with each PACS."""

@@ -40,7 +40,7 @@ class StudyView:
 class StepView:
     """One line of a study's history."""
 
-    at: str
+    at: dt.datetime
     event: str
     state: str
 
