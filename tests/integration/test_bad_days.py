@@ -55,6 +55,7 @@ def test_a_killed_role_loses_and_repeats_nothing(hospital: Hospital, role: str, 
     hospital.exactly_one_result(sent)
 
 
+@pytest.mark.timeout(900)
 def test_kills_at_random_for_a_minute_lose_and_repeat_nothing(hospital: Hospital) -> None:
     draw = random.Random(20261123)
     ends = time.monotonic() + KILL_TEST_S
