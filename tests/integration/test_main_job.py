@@ -11,6 +11,7 @@ import pytest
 from pydicom import dcmread
 
 from core.finding import Cancer
+from deploy.onescan import command
 from tests.integration.conftest import Hospital, Sent
 
 pytestmark = pytest.mark.integration
@@ -133,3 +134,19 @@ def test_a_wrong_called_ae_title_is_refused_and_the_service_stays_up(hospital: H
     assert refused.returncode != 0
     assert "Called AE Title Not Recognized" in refused.stderr + refused.stdout
     assert subprocess.run(["echoscu", "-aec", "ONESCAN", *address]).returncode == 0
+
+
+def test_the_acceptance_test_of_the_field_engineer_passes(hospital: Hospital, answered: Sent) -> None:
+    said = json.loads(command("provisioning.cli", "accept", "--config", str(hospital.stack.appliance_config), "--json"))
+    assert {check["name"]: check["found"] for check in said["checks"] if check["status"] == "fail"} == {}
+    assert len(said["checks"]) >= 5
+
+
+def test_the_command_line_tells_what_became_of_the_study(hospital: Hospital, answered: Sent) -> None:
+    config = str(hospital.stack.appliance_config)
+    study = hospital.stack.pseudonyms.study(answered.uid)
+    rows = json.loads(command("appliance.cli", "studies", "--config", config, "--json"))
+    assert study in {row["pseudonym"] for row in rows}
+    box = json.loads(command("appliance.cli", "status", "--config", config, "--json"))
+    assert box["bundle"].startswith("reference")
+    assert study[:8] in command("appliance.cli", "studies", "--config", config)
