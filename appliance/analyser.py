@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from appliance.log import about
 from appliance.pipeline import Desk, Reading, read_study, read_without_analysis
 from appliance.ports import Clock, Doorbell, StoredInstance
 from appliance.storage.intake_journal import IntakeReader
@@ -54,7 +55,8 @@ class Analyser:
         if row is None:
             return float("inf")
         try:
-            return self._read(row)
+            with about(row.pseudonym):
+                return self._read(row)
         except StorageError as error:
             self._journal.refund_attempt(row.handover_id)
             log.error("study waits: nothing can be written", exc_info=error, extra={"study": row.pseudonym})

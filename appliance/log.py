@@ -12,6 +12,9 @@ import logging
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from core.errors import OneScanError
 
@@ -19,6 +22,19 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 _NOISY = ("tuf", "urllib3", "uvicorn", "asyncio", "paho")
 _QUOTE_DATA = ("pynetdicom", "pydicom", "highdicom")
 """Libraries whose messages quote data elements, and those may be names: their words stay out of the log."""
+
+
+_study: ContextVar[str] = ContextVar("study", default="")
+
+
+@contextmanager
+def about(pseudonym: str) -> Iterator[None]:
+    """Every line logged inside, by whatever module, names this study."""
+    token = _study.set(pseudonym)
+    try:
+        yield
+    finally:
+        _study.reset(token)
 
 
 class JsonLines(logging.Formatter):
@@ -38,6 +54,8 @@ class JsonLines(logging.Formatter):
             "from": record.name,
             "message": record.getMessage(),
         }
+        if _study.get():
+            line["study"] = _study.get()
         line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if record.exc_info and record.exc_info[1]:
             line.update(_error_fields(record.exc_info[1]))

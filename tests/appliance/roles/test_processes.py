@@ -13,7 +13,7 @@ import pytest
 from pydicom.valuerep import DSfloat
 
 from appliance.doorbell import Bell, Bells
-from appliance.log import JsonLines
+from appliance.log import JsonLines, about
 from appliance.notify import Notifier
 from core.errors import ConfigError
 
@@ -79,3 +79,12 @@ def test_words_of_libraries_that_quote_data_elements_stay_out_of_the_log() -> No
     with pytest.raises(ValueError, match="Smith") as caught:
         DSfloat("Smith^John")
     assert "Smith" not in json.dumps(formatted(caught.value))
+
+
+def test_what_any_module_logs_about_a_study_names_it() -> None:
+    record = logging.getLogger("engines").makeRecord("engines", logging.INFO, "f", 1, "said", (), None)
+    with about("ab12"):
+        inside = json.loads(JsonLines("analyser").format(record))
+    outside = json.loads(JsonLines("analyser").format(record))
+    assert inside["study"] == "ab12"
+    assert "study" not in outside
