@@ -50,9 +50,10 @@ def test_a_damaged_bundle_fails_its_numbered_check(good: Bundle) -> None:
 
 
 def test_more_memory_than_allowed_fails_the_trial_only(good: Bundle) -> None:
-    verdict = ChildTrial("onnx", memory_mb=64, deadline_s=120).run(good.folder)
+    verdict = ChildTrial("onnx", memory_mb=64, deadline_s=60).run(good.folder)
     assert verdict.kind == "failed"
-    assert verdict.code in ("memory", "crashed", "engine", "golden case")
+    # A native runtime that gets no memory raises, dies, or waits for ever; the deadline ends the last.
+    assert verdict.code in ("memory", "crashed", "engine", "golden case", "deadline")
 
 
 def test_a_trial_that_hangs_is_ended_at_its_deadline(good: Bundle) -> None:
