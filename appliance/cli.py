@@ -34,7 +34,7 @@ ConfigOption = Annotated[
     typer.Option("--config", "-c", envvar="ONESCAN_CONFIG", help="Configuration file.", show_default=True),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-_screen = Console()
+_screen = Console(width=None if sys.stdout.isatty() else 160)  # piped tables are read by people too
 
 
 @app.command()

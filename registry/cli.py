@@ -37,7 +37,7 @@ app = typer.Typer(
 
 All commands read one YAML file: `--config`, or the variable `ONESCAN_REGISTRY_CONFIG`.""",
 )
-_out = Console()
+_out = Console(width=None if sys.stdout.isatty() else 160)  # piped tables are read by people too
 _err = Console(stderr=True)
 
 ConfigOption = Annotated[
