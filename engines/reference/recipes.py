@@ -30,7 +30,8 @@ class Recipe:
     """How one network is built and trained.
 
     clip_hu, mean_hu, std_hu: input = (clip(HU) - mean) / std. patch: voxels (z, y, x), None for whole volumes.
-    finding: the tissue to detect; None for the localiser. organ: where to look for it, and what must not fire.
+    finding: the tissue to detect; None for the localiser. organ: where to look for it. around: tissues beside it that
+    must not fire.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Recipe:
     finding: Tissue | None = None
     lookalike: Tissue | None = None
     organ: tuple[Tissue, ...] = ()
+    around: tuple[Tissue, ...] = ()
 
     @property
     def multiple(self) -> int:
@@ -73,13 +75,15 @@ RECIPES: dict[str, Recipe] = {
     "lung_lesion": Recipe(
         name="lung_lesion", spacing_mm=2.0, clip_hu=(-1000.0, 300.0), mean_hu=-500.0, std_hu=400.0,
         labels=("background", "lesion"), features=(8, 16, 32, 64), patch=(64, 64, 64),
-        iterations=1700, batch=2, learning_rate=4e-3,
+        iterations=2400, batch=2, learning_rate=4e-3,
         finding=Tissue.LUNG_LESION, lookalike=Tissue.LUNG_LOOKALIKE, organ=PARTS_OF_LUNG,
+        around=(Tissue.VESSEL, Tissue.AIRWAY, Tissue.MEDIASTINUM),
     ),
     "liver_lesion": Recipe(
         name="liver_lesion", spacing_mm=2.0, clip_hu=(-60.0, 140.0), mean_hu=45.0, std_hu=40.0,
         labels=("background", "lesion"), features=(8, 16, 32, 64), patch=(64, 64, 64),
         iterations=1800, batch=2, learning_rate=4e-3,
         finding=Tissue.LIVER_LESION, lookalike=Tissue.LIVER_LOOKALIKE, organ=PARTS_OF_LIVER,
+        around=(Tissue.STOMACH, Tissue.GALLBLADDER, Tissue.SPLEEN, Tissue.KIDNEY),
     ),
 }  # fmt: skip

@@ -35,11 +35,12 @@ _KEPT_POINTS, _POINTS_EACH = 4000, 200
 
 @dataclass(frozen=True)
 class Places:
-    """Where in a case patches are centred: indices (n, 3) of lesion, look-alike and organ voxels."""
+    """Where in a case patches are centred: indices (n, 3) of voxels."""
 
     lesion: npt.NDArray[np.intp]
     lookalike: npt.NDArray[np.intp]
     organ: npt.NDArray[np.intp]
+    around: npt.NDArray[np.intp]
 
 
 def find_places(case: Case, recipe: Recipe) -> Places:
@@ -61,7 +62,9 @@ def find_places(case: Case, recipe: Recipe) -> Places:
         return np.concatenate(chosen)
 
     organ = np.isin(case.labels, recipe.organ)
-    return Places(each(case.labels == recipe.finding), each(case.labels == recipe.lookalike), some(organ))
+    around = np.isin(case.labels, recipe.around)
+    lesion, lookalike = (each(case.labels == tissue) for tissue in (recipe.finding, recipe.lookalike))
+    return Places(lesion, lookalike, some(organ), some(around))
 
 
 class WholeVolumes:
@@ -93,7 +96,7 @@ class WholeVolumes:
 
 
 class LesionPatches:
-    """Batches for a detector: half of the patches at a lesion, some at look-alikes, the rest anywhere in the organ."""
+    """Batches for a detector: patches at lesions, look-alikes, beside the organ and anywhere in it."""
 
     def __init__(self, cases: list[Case], recipe: Recipe) -> None:
         self.cases, self.recipe, self.table = cases, recipe, recipe.target_table()
@@ -108,7 +111,8 @@ class LesionPatches:
         number = int(rng.integers(len(self.cases)))
         case, places = self.cases[number], self.places[number]
         choice = rng.random()
-        points = places.lesion if choice < 0.5 else places.lookalike if choice < 0.65 else places.organ
+        kinds = ((0.4, places.lesion), (0.55, places.lookalike), (0.75, places.around), (1.0, places.organ))
+        points = next(points for share, points in kinds if choice < share)
         if not len(points):
             points = places.organ
         centre = points[int(rng.integers(len(points)))] + rng.integers(-20, 21, 3)
