@@ -10,6 +10,7 @@ console   the box's own pages                  reads the journals
 from __future__ import annotations
 
 import logging
+import os
 import platform
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -29,7 +30,6 @@ from appliance.storage.journal import Journal
 from core import durable
 from core.wire import BirthBody, BundleRef, DesiredBody, EventBody, ReportedBody
 from engines.manifest import Manifest
-from engines.runtime.choice import available_cores
 
 if TYPE_CHECKING:
     from appliance.overview import JournalOverview
@@ -305,7 +305,7 @@ def birth_body(config: ApplianceConfig, journal: Journal, clock: SystemClock, se
         session=session,
         ts=clock.now(),
         software=VERSION,
-        hardware=f"{platform.machine()} {available_cores()} cores",
+        hardware=f"{platform.machine()} {len(os.sched_getaffinity(0))} cores",
         runtime=config.analyser.runtime,
         bundle=bundle_ref(config, journal.shelf.active()),
     )

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 STOP_S = 20.0
 WATCHDOG_S = 60.0
+STARTING_S, IDLE_S = 0.1, 1.0
 _PAUSES_S = (0.2, 1.0, 2.0, 5.0, 10.0)
 _STABLE_S = 30.0
 
@@ -61,7 +62,7 @@ class Supervisor:
             while not self._stopping:
                 for child in self._children:
                     self._tend(child)
-                self._listen(0.2)
+                self._listen(self._patience_s())
                 self._tell()
         finally:
             self._stop_all()
@@ -99,6 +100,10 @@ class Supervisor:
         child.process, child.ready, child.start_at = None, False, now + pause
         child.status = f"ended with {code}; starts again in {pause:g} s"
         log.error("role ended", extra={"child": child.role, "code": code, "again_in_s": pause})
+
+    def _patience_s(self) -> float:
+        """Quick while somebody is starting, slow when all is well: an idle box should be idle."""
+        return IDLE_S if all(child.ready for child in self._children) else STARTING_S
 
     def _listen(self, seconds: float) -> None:
         listeners = {child.listener: child for child in self._children}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from core.volume import Index, Vector
+if TYPE_CHECKING:  # at run time it would bring NumPy, 20 MB, into every process that only speaks of findings
+    from core.volume import Index, Vector
 
 
 class Cancer(str, enum.Enum):
