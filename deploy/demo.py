@@ -109,10 +109,11 @@ def _alone(folder: Path) -> Iterator[Path]:
 
 
 def _phantom(folder: Path, seed: int, began: float) -> list[Path]:
-    SCREEN.print(f"[dim]{time.monotonic() - began:5.1f} s[/] Making a phantom patient (seed {seed})")
+    said = f"Making a phantom patient with a lesion in lung and liver (seed {seed})"
+    SCREEN.print(f"[dim]{time.monotonic() - began:5.1f} s[/] {said}")
     with _progress() as progress:
         task = progress.add_task("rendering", total=None)
-        patient = sample_patient(seed)
+        patient = sample_patient(seed, lung=1, liver=1)
         return write_series(
             patient,
             folder,
