@@ -45,7 +45,8 @@ class Desk:
     """What stays the same from study to study: the site, the model on the shelf, and where objects go.
 
     cascade: None while no bundle can be used; every study is then answered as not analysed, for the reason `without`.
-    modes: who may see which cancer's answers.
+    modes: who may see which cancer's answers. was_reported: whether an earlier result has a report that can be referred
+    to (a result whose answers were all silent has none).
     """
 
     cascade: Cascade | None
@@ -56,6 +57,7 @@ class Desk:
     equipment: Equipment
     state: Path
     objects: Path
+    was_reported: Callable[[str], bool]
     now: Callable[[], dt.datetime]
     cancelled: Callable[[], bool]
 
@@ -181,7 +183,7 @@ def report(
     context = ReportContext(
         result_id=body.result_id,
         revision=body.revision,
-        supersedes=body.supersedes,
+        supersedes=body.supersedes if study.supersedes and desk.was_reported(study.supersedes) else None,
         answered_at=_started(study).astimezone(),
         answers=answers,
         model=desk.model,

@@ -122,6 +122,7 @@ def run_analyser(config: ApplianceConfig) -> None:
                 ),
                 state=config.state,
                 objects=config.objects,
+                was_reported=journal.has_report,
                 now=clock.now,
                 cancelled=process.stopping.is_set,
             )

@@ -237,6 +237,10 @@ class Journal:
         """Object rows of a result."""
         return self._database.rows("objects", {"result_id": result_id})
 
+    def has_report(self, result_id: str) -> bool:
+        """Whether this result has a structured report."""
+        return any(row["kind"] == "sr" for row in self.objects(result_id))
+
     def deliveries(self, result_id: str) -> list[Row]:
         """PACS outbox rows of a result, delivered ones included."""
         return self._database.rows("pacs_items_of_result", {"result_id": result_id})

@@ -45,6 +45,7 @@ def desk(state: Path) -> Desk:
         equipment=Equipment(serial="site.box", software_version="0"),
         state=state,
         objects=state / "objects",
+        was_reported=lambda result: True,
         now=lambda: T0,
         cancelled=lambda: False,
     )
