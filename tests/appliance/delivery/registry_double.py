@@ -45,6 +45,8 @@ class RegistryDouble:
             self._client.tls_set(str(tls.ca), str(tls.certificate), str(tls.key))
         self._client.on_connect = self._subscribe
         self._client.on_message = self._take
+        self._client.on_subscribe = self._subscribed
+        self._listening = False
         self._address = (host, port)
 
     def __enter__(self) -> RegistryDouble:
@@ -52,12 +54,15 @@ class RegistryDouble:
         properties.SessionExpiryInterval = 3600
         self._client.connect(*self._address, clean_start=False, properties=properties)
         self._client.loop_start()
-        self.wait_until(self._client.is_connected)
+        self.wait_until(lambda: self._listening)  # what is published before the SUBACK and not retained is lost
         return self
 
     def __exit__(self, *_: object) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _subscribed(self, *_: Any) -> None:
+        self._listening = True
 
     def forget(self) -> None:
         """Another database: everything gone, a new epoch."""
