@@ -46,7 +46,7 @@ class RegistryDouble:
         self._client.on_connect = self._subscribe
         self._client.on_message = self._take
         self._client.on_subscribe = self._subscribed
-        self._listening = False
+        self._granted = 0
         self._address = (host, port)
 
     def __enter__(self) -> RegistryDouble:
@@ -54,7 +54,7 @@ class RegistryDouble:
         properties.SessionExpiryInterval = 3600
         self._client.connect(*self._address, clean_start=False, properties=properties)
         self._client.loop_start()
-        self.wait_until(lambda: self._listening)  # what is published before the SUBACK and not retained is lost
+        self.wait_until(lambda: self._granted >= len(wire.DEVICE_TOPICS))  # what is published before the SUBACK and not retained is lost
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,7 +62,7 @@ class RegistryDouble:
         self._client.loop_stop()
 
     def _subscribed(self, *_: Any) -> None:
-        self._listening = True
+        self._granted += 1
 
     def forget(self) -> None:
         """Another database: everything gone, a new epoch."""
