@@ -54,7 +54,8 @@ class RegistryDouble:
         properties.SessionExpiryInterval = 3600
         self._client.connect(*self._address, clean_start=False, properties=properties)
         self._client.loop_start()
-        self.wait_until(lambda: self._granted >= len(wire.DEVICE_TOPICS))  # what is published before the SUBACK and not retained is lost
+        # What is published before the SUBACK, and not retained, is lost.
+        self.wait_until(lambda: self._granted >= len(wire.DEVICE_TOPICS))
         return self
 
     def __exit__(self, *_: object) -> None:
