@@ -43,7 +43,7 @@ def main() -> None:
             "receive_vs_storescp": Goal(1.5),
             "answer_vs_network": Goal(1.10),
             "idle_pss_mb": Goal(250),
-            "idle_cpu_percent": Goal(1.0),
+            "idle_cpu_percent": Goal(0.99),
         },
     )
     with tempfile.TemporaryDirectory(dir="var") as name, Progress() as progress:
