@@ -10,26 +10,21 @@ console   the box's own pages                  reads the journals
 from __future__ import annotations
 
 import logging
-import os
-import platform
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.clock import SystemClock
 from appliance.config import ApplianceConfig
 from appliance.identity.keys import IdentityFolder
 from appliance.identity.pseudonyms import Pseudonyms, load_site_key
-from appliance.ports import BundleRow
+from appliance.presence import birth_body, read_manifest, reported_body
 from appliance.role import RoleProcess
 from appliance.storage.intake_journal import IntakeJournal, IntakeReader
 from appliance.storage.journal import Journal
 from core import durable
-from core.wire import BirthBody, BundleRef, DesiredBody, EventBody, ReportedBody
-from engines.manifest import Manifest
+from core.wire import DesiredBody, EventBody
 
 if TYPE_CHECKING:
     from appliance.overview import JournalOverview
@@ -179,7 +174,7 @@ def run_courier(config: ApplianceConfig) -> None:
             journal.messages,
             clock,
             next_session=journal.messages.next_session,
-            birth=lambda session: birth_body(config, journal, clock, session),
+            birth=lambda session: birth_body(config, journal, clock, session, VERSION),
             on_desired=desired,
         )
         journal.messages.on_acknowledged = lambda: process.bells.ring("courier")
@@ -281,47 +276,6 @@ def listening_port(config: ApplianceConfig) -> int:
         return config.receiver.port or int((config.run / "receiver.port").read_text())
     except (OSError, ValueError):
         return config.receiver.port
-
-
-@lru_cache(maxsize=4)
-def read_manifest(bundles: Path, digest: str) -> Manifest:
-    """The manifest of an installed bundle; its files were verified when it was installed."""
-    return Manifest.model_validate_json((bundles / digest / "manifest.json").read_bytes())
-
-
-def bundle_ref(config: ApplianceConfig, row: BundleRow | None) -> BundleRef | None:
-    """A bundle as messages name it."""
-    if row is None:
-        return None
-    synthetic = read_manifest(config.bundles, row.digest).synthetic
-    return BundleRef(name=row.name, version=row.version, digest=row.digest, synthetic=synthetic)
-
-
-def birth_body(config: ApplianceConfig, journal: Journal, clock: SystemClock, session: int) -> BirthBody:
-    """What this device is."""
-    return BirthBody(
-        device=config.device,
-        epoch=journal.messages.epoch,
-        boot_id=clock.stamp().boot_id,
-        session=session,
-        ts=clock.now(),
-        software=VERSION,
-        hardware=f"{platform.machine()} {len(os.sched_getaffinity(0))} cores",
-        runtime=config.analyser.runtime,
-        bundle=bundle_ref(config, journal.shelf.active()),
-    )
-
-
-def reported_body(config: ApplianceConfig, report: Report, clock: SystemClock) -> ReportedBody:
-    """What the updater says, as the registry gets it."""
-    return ReportedBody(
-        device=config.device,
-        ts=clock.now(),
-        active=bundle_ref(config, report.active),
-        desired_version=report.desired[1] if report.desired else None,
-        state=report.state,
-        code=report.code,
-    )
 
 
 def open_journal(config: ApplianceConfig) -> Journal:
