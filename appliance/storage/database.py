@@ -39,6 +39,16 @@ def from_iso(text: str) -> dt.datetime:
     return dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=dt.timezone.utc)
 
 
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """SQLite's complaints about `path` as ours: StorageFull where the disk is full, StorageError otherwise."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or "disk is full" in str(error)
+        raise (StorageFull if full else StorageError)(f"{path}: {error}") from error
+
+
 class Database:
     """A connection that threads may share (one statement at a time) and processes may not.
 
@@ -105,10 +115,5 @@ class Database:
         with self._lock:
             self._connection.close()
 
-    @contextlib.contextmanager
-    def _storage_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or "disk is full" in str(error)
-            raise (StorageFull if full else StorageError)(f"{self.path}: {error}") from error
+    def _storage_errors(self) -> contextlib.AbstractContextManager[None]:
+        return storage_errors(self.path)

@@ -19,9 +19,8 @@ from pathlib import Path
 from appliance.intake.facts import InstanceFacts
 from appliance.intake.ledger import Arrival, KnownContent, OpenStudy, SpooledStudy
 from appliance.ports import CompleteBy, Handover, StoredInstance
-from appliance.storage.database import from_iso, iso
+from appliance.storage.database import from_iso, iso, storage_errors
 from appliance.study import Event, State, after
-from core.errors import StorageError, StorageFull
 
 SCHEMA_VERSION = 1
 _BUSY_S = 10.0
@@ -40,7 +39,7 @@ class IntakeJournal:
         """Open or create `path`; `spool` is where the files are (by default the folder `spool` beside it)."""
         self._spool = (spool or path.parent / "spool").absolute()
         self._lock = threading.Lock()
-        with _storage_errors(path):
+        with storage_errors(path):
             self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             path.chmod(0o660)  # the other roles read it; SQLite gives -wal and -shm the same mode
             self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
@@ -56,7 +55,7 @@ class IntakeJournal:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _storage_errors(self._path):
+        with self._lock, storage_errors(self._path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -75,7 +74,7 @@ class IntakeJournal:
 
     def contents_of(self, sop_instance_uid: str) -> list[KnownContent]:
         """Every content stored under this UID, first come first."""
-        with self._lock, _storage_errors(self._path):
+        with self._lock, storage_errors(self._path):
             rows = self._db.execute(
                 "SELECT study_uid, sha256, pruned_at IS NOT NULL FROM instance WHERE sop_instance_uid = ? ORDER BY id",
                 (sop_instance_uid,),
@@ -128,12 +127,12 @@ class IntakeJournal:
 
     def study(self, study_uid: str) -> OpenStudy:
         """What is known of a study, whatever its state; without facts if there is nothing."""
-        with self._lock, _storage_errors(self._path):
+        with self._lock, storage_errors(self._path):
             return _open_study(self._db, study_uid)
 
     def open_studies(self) -> list[OpenStudy]:
         """All studies that are RECEIVING."""
-        with self._lock, _storage_errors(self._path):
+        with self._lock, storage_errors(self._path):
             rows = self._db.execute("SELECT study_uid FROM study WHERE state = ?", (State.RECEIVING.value,)).fetchall()
             return [_open_study(self._db, study_uid) for (study_uid,) in rows]
 
@@ -168,7 +167,7 @@ class IntakeJournal:
 
     def spooled(self) -> list[SpooledStudy]:
         """Studies with files in the spool, oldest first."""
-        with self._lock, _storage_errors(self._path):
+        with self._lock, storage_errors(self._path):
             rows = self._db.execute(
                 """SELECT study_uid, sum(bytes), last_at, state FROM study JOIN instance USING (study_uid)
                    WHERE pruned_at IS NULL GROUP BY study_uid ORDER BY last_at, study_uid"""
@@ -228,7 +227,7 @@ class IntakeReader:
         if not self._path.exists():
             yield None
             return
-        with _storage_errors(self._path):
+        with storage_errors(self._path):
             db = sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
             try:
                 ready = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'report'").fetchone()[0]
@@ -308,13 +307,3 @@ def _instances(db: sqlite3.Connection, spool: Path, cursor: int) -> tuple[Stored
     return tuple(
         StoredInstance(uid, sop_class, series, sha256, spool / file) for uid, sop_class, series, sha256, file in rows
     )
-
-
-@contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or "disk is full" in str(error)
-        kind = StorageFull if full else StorageError
-        raise kind(f"{path}: {error}") from error
