@@ -110,7 +110,7 @@ class Receiver:
             host, port = self._address
             remedy = "End the other program on this port, or give receiver.host and receiver.port other values."
             raise ConfigError(f"can't listen on {host}:{port}: {error.strerror}", remedy=remedy) from error
-        self._ae._servers.append(server)  # pynetdicom counts associations per AE through this list
+        self._ae._servers.append(server)  # type: ignore[arg-type]  # how pynetdicom counts the associations of an AE
         self._server = server
         self._listener = threading.Thread(target=server.serve_forever, args=(0.1,), name="dicom-listener", daemon=True)
         self._listener.start()

@@ -19,7 +19,7 @@ from typing import Any
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,12 @@ class BoundedSocket(AssociationSocket):
         idle = self.assoc.dimse.msg_queue.empty()
         self._unhandled = 0 if idle else max(0, self._unhandled - size)
 
+    def _shutdown_socket(self) -> None:
+        """Close the connection. One that ends before it asked for an association needs its threads no longer."""
+        super()._shutdown_socket()
+        if self.assoc.dul.state_machine.current_state == "Sta2":  # awaiting A-ASSOCIATE-RQ (PS3.8 9.2.1)
+            self.assoc.dul.to_user_queue.put(None)  # what the association takes for the end of its patience
+
     def _refuse(self, what: str) -> OSError:
         self.exceeded = what
         return OSError(what)
@@ -103,11 +109,14 @@ def _guarded(connection: BoundedSocket, receive: Callable[[Any], None]) -> Calla
     return receive_primitive
 
 
-class BoundedServer(ThreadedAssociationServer):
-    """The listening socket."""
+class BoundedServer(AssociationServer):
+    """The listening socket.
+
+    Each association is made and started in the listening thread (under 2 ms), so that the next connection is already
+    counted against it. pynetdicom's threaded server does it in a thread of its own, and a burst passes the limit.
+    """
 
     request_queue_size = 64
-    daemon_threads = True
 
     def __init__(
         self,
