@@ -85,15 +85,26 @@ def _networks(manifest: Manifest) -> Table:
         table.add_column(column)
     for network in manifest.networks:
         spacing = " ".join(f"{s:g}" for s in network.spacing_mm)
-        limits = f"{network.intensity.clip_low_hu:g} to {network.intensity.clip_high_hu:g}"
+        limits = _intensity_of(network)
         table.add_row(network.id, network.stage, spacing, _input_of(network), limits, ", ".join(network.labels))
     return table
 
 
 def _input_of(network: Network) -> str:
-    if network.tiling.kind == "whole":
-        return f"whole, multiple of {network.tiling.pad_multiple}"
-    return f"tiles {'×'.join(str(n) for n in network.tiling.size)}, overlap {network.tiling.overlap:.0%}"
+    tiling = network.tiling
+    if tiling.kind == "whole":
+        return f"whole, multiple of {tiling.pad_multiple}"
+    size = "×".join(str(n) for n in tiling.size)
+    if tiling.kind == "patch":
+        return f"tiles {size}, overlap {tiling.overlap:.0%}"
+    return f"stretched to {size}" if tiling.kind == "fixed" else f"{size} around a lesion"
+
+
+def _intensity_of(network: Network) -> str:
+    intensity = network.intensity
+    if intensity.kind == "clip":
+        return f"{intensity.clip_low_hu:g} to {intensity.clip_high_hu:g}"
+    return {"zscore": "z-score of the scan", "rescale": "range of the scan", "none": "as it is"}[intensity.kind]
 
 
 def _cancers(manifest: Manifest) -> Table:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import InputRefused
+from core.errors import EngineError, InputRefused
 from core.finding import Answer, Cancer, Reason, Verdict, complete
 from core.volume import Vector, Volume
 from engines.bundle import Bundle
@@ -156,6 +156,8 @@ class Cascade:
             return refusal.answer(model.cancer), None
         watch = scan.watch
         watch.check()
+        if model.network is None or model.label is None or model.extraction is None:
+            raise EngineError("this release looks for lesions only with a detecting network")
         with watch.timed("detect"):
             network = self._network(model.network)
             probability, region = detect(scan.hu, scan.spacing_mm, found, organ.margin_mm, model.label, network, watch)
@@ -174,7 +176,7 @@ class Cascade:
     def _network(self, network_id: str) -> MeasuredNetwork:
         if network_id not in self._networks:
             spec = self._bundle.manifest.network(network_id)
-            self._networks[network_id] = MeasuredNetwork(self._runtime.load(self._bundle.path(spec.file)), spec)
+            self._networks[network_id] = MeasuredNetwork(self._runtime.load(self._bundle.path(spec.files[0])), spec)
         return self._networks[network_id]
 
 

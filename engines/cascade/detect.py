@@ -32,7 +32,7 @@ def detect(
     """Probability (z, y, x) of `label` over the organ's region; 0 outside the organ and its margin. hu: canonical."""
     z, y, x = hu.shape
     grid = Grid((z, y, x), spacing_mm, network.spec.spacing_mm)
-    tiling = network.spec.tiling
+    tiling = network.tiling
     box = region_box(organ, margin_mm, grid, tiling.size if tiling.kind == "patch" else (1, 1, 1))
     size = _input_shape(box, tiling)
     watch.reserve(_voxels(box) * _BYTES_PER_REGION_VOXEL + network.memory_bytes(size), "looking for lesions")
@@ -42,7 +42,7 @@ def detect(
     watch.check()
     air_below = tiling.air_below_hu if tiling.kind == "patch" else -np.inf
     wanted = region.search & (image > air_below)
-    normalise(image, network.spec.intensity)
+    normalise(image, network.intensity)
     probability = _over_tiles(image, wanted, label, size, network, watch)
     probability[~region.search] = 0
     return probability, region
@@ -53,14 +53,14 @@ def _over_tiles(
 ) -> Float:
     spec = network.spec
     channel = spec.labels.index(label)
-    overlap = spec.tiling.overlap if spec.tiling.kind == "patch" else 0.0
+    overlap = network.tiling.overlap if network.tiling.kind == "patch" else 0.0
     z, y, x = image.shape
     result = np.zeros((z, y, x), dtype=np.float32)
     for tile in tiles((z, y, x), size, overlap):
         if not wanted[tile.where].any():
             continue  # no voxel that counts lies in it: leaving it out changes nothing there
         watch.check()
-        logits = network.run(padded(image[tile.where], size, spec.intensity), watch)
+        logits = network.run(padded(image[tile.where], size, network.intensity), watch)
         with watch.timed("blend"):
             part = probability_of(logits, channel, spec.activation)
             part = part[tuple(slice(0, b - a) for a, b in zip(tile.start, tile.stop, strict=True))]

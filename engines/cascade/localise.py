@@ -44,13 +44,13 @@ def localise(
     """Every organ of the manifest, also those of which nothing was found. hu: canonical order."""
     spec = network.spec
     grid = Grid(_shape(hu), spacing_mm, spec.spacing_mm)
-    assert spec.tiling.kind == "whole"
-    shape = _rounded_up(grid.shape, spec.tiling.pad_multiple)
+    assert network.tiling.kind == "whole"
+    shape = _rounded_up(grid.shape, network.tiling.pad_multiple)
     watch.reserve(network.memory_bytes(shape), "localising organs")
     with watch.timed("preprocess"):
         image = resample(hu, grid, ((0, 0, 0), grid.shape))
-        normalise(image, spec.intensity)
-        tensor = padded(image, shape, spec.intensity)
+        normalise(image, network.intensity)
+        tensor = padded(image, shape, network.intensity)
     watch.check()
     logits = network.run(tensor, watch)
     watch.check()

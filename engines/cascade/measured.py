@@ -15,6 +15,9 @@ class MeasuredNetwork:
     def __init__(self, network: Network, spec: manifest.Network) -> None:
         self._network = network
         self.spec = spec
+        if not isinstance(spec.intensity, manifest.Clip) or spec.tiling.kind not in ("whole", "patch"):
+            raise EngineError(f"network {spec.id}: this release runs intensity clip and tiling whole or patch")
+        self.intensity, self.tiling = spec.intensity, spec.tiling
 
     def run(self, image: Tensor, watch: Watch) -> Tensor:
         """Logits (1, C, Z, Y, X). EngineError if they can't be trusted or are not the manifest's labels."""

@@ -19,7 +19,7 @@ from scipy import sparse
 
 from core.volume import Index, Vector
 from engines.cascade.orientation import Box
-from engines.manifest import Intensity
+from engines.manifest import Clip
 from engines.runtime import Tensor
 
 Float = npt.NDArray[np.float32]
@@ -111,14 +111,14 @@ def interpolate(array: Float, along_z: sparse.csr_array, along_y: sparse.csr_arr
     return _in_plane(stretched, along_y, along_x)
 
 
-def normalise(hu: Float, intensity: Intensity) -> None:
+def normalise(hu: Float, intensity: Clip) -> None:
     """HU → network input, in place."""
     np.clip(hu, intensity.clip_low_hu, intensity.clip_high_hu, out=hu)
     hu -= np.float32(intensity.mean_hu)
     hu *= np.float32(1 / intensity.std_hu)
 
 
-def padded(image: Float, shape: Index, intensity: Intensity) -> Tensor:
+def padded(image: Float, shape: Index, intensity: Clip) -> Tensor:
     """A network's input (1, 1, *shape): the image, and air beyond its far ends."""
     air = min(max(AIR_HU, intensity.clip_low_hu), intensity.clip_high_hu)
     result = np.full((1, 1, *shape), (air - intensity.mean_hu) / intensity.std_hu, dtype=np.float32)

@@ -88,4 +88,5 @@ def decide(cancer: Cancer, model: CancerModel, candidates: Sequence[Scored]) -> 
 
 
 def _agreed(candidate: Scored, model: CancerModel) -> bool:
-    return candidate.score >= model.positive_above and candidate.inside_share >= model.extraction.inside_share
+    inside_share = model.extraction.inside_share if model.extraction else 0.0
+    return candidate.score >= model.positive_above and candidate.inside_share >= inside_share

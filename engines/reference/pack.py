@@ -21,13 +21,13 @@ from engines.bundle import Bundle, Content, open_bundle, write_bundle
 from engines.cascade import Analysis, Cascade, PatientContext
 from engines.manifest import (
     CancerModel,
+    Clip,
     Contraindications,
     Evidence,
     Extraction,
     GoldenAnswer,
     GoldenCase,
     GoldenOrgan,
-    Intensity,
     ManifestDraft,
     Network,
     OperatingPoint,
@@ -87,10 +87,10 @@ def network_of(recipe: Recipe) -> Network:
     """A recipe as the manifest says it."""
     return Network(
         id=recipe.name,
-        file=f"{recipe.name}.onnx",
+        files=(f"{recipe.name}.onnx",),
         stage="localise" if recipe.patch is None else "detect",
         spacing_mm=(recipe.spacing_mm,) * 3,
-        intensity=Intensity(
+        intensity=Clip(
             clip_low_hu=recipe.clip_hu[0], clip_high_hu=recipe.clip_hu[1], mean_hu=recipe.mean_hu, std_hu=recipe.std_hu
         ),
         tiling=WholeVolume(pad_multiple=recipe.multiple)

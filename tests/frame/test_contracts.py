@@ -37,7 +37,7 @@ def copy(tmp_path: Path) -> Path:
     ("module", "line", "contract"),
     [
         ("core/finding.py", "import engines", "Packages point one way"),
-        ("engines/manifest.py", "import appliance.study", "Packages point one way"),
+        ("engines/manifest/__init__.py", "import appliance.study", "Packages point one way"),
         ("registry/config.py", "import engines.bundle", "The registry knows core and what a bundle's manifest is"),
         ("appliance/reporting/sr.py", "from appliance.intake import spool", "Stages of the appliance"),
         ("appliance/intake/spool.py", "import appliance.config", "Stages get plain values and ports"),

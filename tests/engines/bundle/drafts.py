@@ -12,7 +12,7 @@ FILES = (
     Content("lung_lesion.onnx", "network", b"the detector's bytes"),
     Content("chest.npz", "golden", b"a volume's bytes"),
 )
-INTENSITY = {"clip_low_hu": -1000, "clip_high_hu": 400, "mean_hu": -200, "std_hu": 300}
+INTENSITY = {"kind": "clip", "clip_low_hu": -1000, "clip_high_hu": 400, "mean_hu": -200, "std_hu": 300}
 POINT = {
     "name": "balanced",
     "threshold": 0.6,
@@ -42,7 +42,7 @@ def fields(**changes: Any) -> dict[str, Any]:
         "networks": [
             {
                 "id": "localiser",
-                "file": "localiser.onnx",
+                "files": ["localiser.onnx"],
                 "stage": "localise",
                 "spacing_mm": [6, 6, 6],
                 "intensity": INTENSITY,
@@ -52,7 +52,7 @@ def fields(**changes: Any) -> dict[str, Any]:
             },
             {
                 "id": "lung_lesion",
-                "file": "lung_lesion.onnx",
+                "files": ["lung_lesion.onnx"],
                 "stage": "detect",
                 "spacing_mm": [2, 2, 2],
                 "intensity": INTENSITY,

@@ -91,7 +91,7 @@ def test_check_1_a_manifest_too_large_to_be_one(bundle: Bundle) -> None:
 
 
 def test_check_2_another_schema_version_is_named_as_such_although_its_fields_are_unknown(bundle: Bundle) -> None:
-    edit(bundle, lambda m: m.update(schema_version=2, stages=[]))
+    edit(bundle, lambda m: m.update(schema_version=3, stages=[]))
     assert check_of(bundle.folder) == 2
 
 
@@ -139,8 +139,8 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     "change",
     [
-        _set("networks", 0, "file", to="other.onnx"),
-        _set("networks", 0, "file", to="chest.npz"),
+        _set("networks", 0, "files", to=["other.onnx"]),
+        _set("networks", 0, "files", to=["chest.npz"]),
         _set("golden", 0, "input", to="localiser.onnx"),
         _set("golden", 0, "organs", 0, "organ", to="liver"),
         _set("organs", 0, "labels", to=["liver"]),

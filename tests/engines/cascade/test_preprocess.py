@@ -14,7 +14,7 @@ from core.finding import Reason
 from core.volume import Geometry, Vector, Volume
 from engines.cascade.orientation import Orientation, orientation_of
 from engines.cascade.preprocess import Grid, axis_weights, interpolate, normalise, padded, resample
-from engines.manifest import Intensity
+from engines.manifest import Clip
 
 spacings = st.floats(0.4, 7.0)
 sizes = st.integers(1, 40)
@@ -103,7 +103,7 @@ def test_a_grid_covers_its_source_and_its_boxes_find_it_again(
 
 
 def test_normalising_clips_shifts_and_scales_and_padding_is_air() -> None:
-    intensity = Intensity(clip_low_hu=-1000, clip_high_hu=400, mean_hu=-200, std_hu=300)
+    intensity = Clip(clip_low_hu=-1000, clip_high_hu=400, mean_hu=-200, std_hu=300)
     hu = np.array([[[-2000.0, -200.0, 3000.0]]], dtype=np.float32)
     normalise(hu, intensity)
     np.testing.assert_allclose(hu, [[[-800 / 300, 0, 2]]], rtol=1e-6)

@@ -45,7 +45,7 @@ def cancer(name: str, organ: str, network: str, label: str, **changes: Any) -> d
 def detector(name: str, labels: list[str], **changes: Any) -> dict[str, Any]:
     return {
         "id": name,
-        "file": f"{name}.onnx",
+        "files": [f"{name}.onnx"],
         "stage": "detect",
         "spacing_mm": [2, 2, 2],
         "intensity": networks.INTENSITY,

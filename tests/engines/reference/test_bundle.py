@@ -64,7 +64,7 @@ def test_every_network_runs_on_two_shapes(bundle: Bundle) -> None:
 
     rng = np.random.default_rng(0)
     for spec in bundle.manifest.networks:
-        network = OnnxRuntime(1).load(bundle.path(spec.file))
+        network = OnnxRuntime(1).load(bundle.path(spec.files[0]))
         for shape in ((64, 48, 32), (32, 48, 64)):
             logits = network.run(rng.standard_normal((1, 1, *shape), dtype=np.float32))
             assert logits.shape == (1, len(spec.labels), *shape)

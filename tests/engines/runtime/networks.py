@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-INTENSITY = {"clip_low_hu": -1024, "clip_high_hu": 1000, "mean_hu": 0, "std_hu": 100}
+INTENSITY = {"kind": "clip", "clip_low_hu": -1024, "clip_high_hu": 1000, "mean_hu": 0, "std_hu": 100}
 
 
 def _model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], channels: int, **ports: str) -> bytes:
