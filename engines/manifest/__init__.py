@@ -105,6 +105,8 @@ class ManifestDraft(Part):
         localisers = sum(n.stage == "localise" for n in self.networks)
         if localisers > 1 or (self.organs and localisers != 1):
             raise ValueError("exactly one network localises the organs")
+        if self.cancers and not self.organs:
+            raise ValueError("cancers are looked for in organs: name those")
         return self
 
     @model_validator(mode="after")
@@ -175,11 +177,9 @@ class ManifestDraft(Part):
 
     def _dangling_in(self, model: CancerModel, organs: set[str]) -> Iterator[str]:
         contrast = model.contraindications.contrast
-        asked = [
-            model.organ,
-            *(f.organ for f in model.contraindications.familiar),
-            *([contrast.organ] if contrast else []),
-        ]
+        asked = [model.organ, *(f.organ for f in model.contraindications.familiar)]
+        if contrast is not None:
+            asked.append(contrast.organ)
         for organ in asked:
             if organ not in organs:
                 yield f"no organ {organ}"

@@ -120,8 +120,8 @@ class Familiar(Part):
 
     organ: Name
     measure: Literal["mean_hu", "sd_hu", "volume_ml", "confidence"] = Field(
-        description="of the organ as localised: mean or SD of HU in its core at the localiser's spacing, volume, or mean "
-        "probability of the label that won"
+        description="of the organ as localised: mean or SD of HU in its core at the localiser's spacing, volume in mL, "
+        "or mean probability of the label that won"
     )
     low: float
     high: float
