@@ -7,6 +7,7 @@
     ├── InputRefused             this input can't be analysed; carries the `Reason` that the result will state
     ├── BundleRefused            a model bundle failed a numbered check
     ├── EngineError              a network did not run, or its output can't be trusted
+    │   └── DeviceLost           ... because the GPU is lost to this process, which must end
     ├── DeliveryError            the PACS or the broker did not take something (it stays in the outbox)
     ├── IllegalTransition        a state machine was asked for a step that its table does not have
     ├── IdentityError            keys, certificates, pseudonyms
@@ -78,6 +79,15 @@ class EngineError(OneScanError):
     """A network did not run, or its output can't be trusted (NaN, wrong shape, all zero)."""
 
     default_remedy = "Run `onescan-engines verify` on the active bundle; restart the analyser if it persists."
+
+
+class DeviceLost(EngineError):
+    """A GPU error that stays: from now on every GPU call of this process fails, so the process must end."""
+
+    default_remedy = (
+        "This process must end; systemd starts it anew and the study is taken up again. "
+        "If it happens again, look for NVRM, Xid or nvgpu lines in `dmesg` and at the box's temperature."
+    )
 
 
 class DeliveryError(OneScanError):

@@ -44,9 +44,14 @@ def check_logits(logits: Tensor, image: Tensor) -> None:
         raise EngineError(f"logits are float32 (1,C,Z,Y,X), not {logits.dtype} {logits.shape}")
     if logits.shape[2:] != image.shape[2:]:
         raise EngineError(f"logits of shape {logits.shape[2:]} for an image of shape {image.shape[2:]}")
-    if not _all_finite(logits):
+    check_found(not _all_finite(logits), bool(logits.any()))
+
+
+def check_found(not_finite: bool, not_zero: bool) -> None:
+    """EngineError because of what somebody (a kernel on the device) found in an output: see `check_logits`."""
+    if not_finite:
         raise EngineError("the network's output holds NaN or infinity, or was not written in full")
-    if not logits.any():
+    if not not_zero:
         raise EngineError("the network's output is zero throughout")
 
 

@@ -1,0 +1,279 @@
+"""One sliding-window pass whose logits never leave the GPU before they are final.
+
+    host            prepare stream                       compute stream
+    add(tile) ────▶ upload slabs that it needs ───┐
+                    gather, mirror, pad ──────────┴─event─▶ poison, network, inspect, blend into the ring
+    take(until) ◀─────────────────────────────────────────── rows below `until`, which leave the ring
+
+While the network runs on one tile, the next one is uploaded and gathered: two slots, each with its own input. The host
+is never more than two tiles ahead, so that a deadline or a cancelled study is noticed within two tiles.
+
+The ring holds the slices that tiles still touch, for all channels: (C, depth, Y, X) float32, slice z at z % depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import EngineError
+from engines.runtime import Tensor
+from engines.runtime.device import POISON, Argument, Device, Event, Execution, Memory, Stream, address, tile_axis
+from engines.runtime.trust import check_found
+
+Index = tuple[int, int, int]
+Activation = Literal["none", "softmax", "sigmoid"]
+_ACTIVATIONS: dict[Activation, int] = {"none": 0, "softmax": 1, "sigmoid": 2}  # `Activation` of kernels/arithmetic.h
+_SLOTS = 2
+_SLAB = 16  # slices that are uploaded at once
+_FLOAT = 4  # bytes
+
+
+class Tile(Protocol):
+    """As engines.cascade.tiles makes them."""
+
+    @property
+    def start(self) -> Index: ...
+
+    @property
+    def stop(self) -> Index: ...
+
+    @property
+    def weights(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
+
+
+class Region(Protocol):
+    """An image (I, Z, Y, X) float32 in device memory, complete slice by slice."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]: ...
+
+    @property
+    def memory(self) -> Memory: ...
+
+    def complete(self, until: int, stream: Stream) -> None:
+        """Further work on `stream` finds slices z < until of all channels."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How tiles are cut and blended.
+
+    size: the network's input (z, y, x). fill: what stands beyond the region's edges, one value a channel. centred: a
+    region smaller than the tile lies in the tile's middle instead of its near corner. activation: what is applied to
+    the logits before they are blended. runs: over how many networks' and mirrored runs of a tile the average goes.
+    """
+
+    size: Index
+    fill: tuple[float, ...]
+    centred: bool = False
+    activation: Activation = "none"
+    runs: int = 1
+
+
+class UploadedRegion:
+    """A host image on its way to the GPU: slabs go when a tile first needs them. One stream only, which orders them."""
+
+    def __init__(self, device: Device, image: npt.NDArray[np.float32]) -> None:
+        channels, z, y, x = image.shape
+        self.shape = (channels, z, y, x)
+        self.memory = device.allocate(image.nbytes)
+        self._device = device
+        self._image = image
+        self._uploaded = 0
+        self._staging = [device.pinned((min(_SLAB, z), y, x), np.float32) for _ in range(_SLOTS)]
+        self._sent: list[Event | None] = [None] * _SLOTS
+        self._turn = 0
+
+    def complete(self, until: int, stream: Stream) -> None:
+        """Send the slabs that lack."""
+        while self._uploaded < until:
+            end = min(self._uploaded + _SLAB, self.shape[1])
+            for channel in range(self.shape[0]):
+                self._send(channel, self._uploaded, end, stream)
+            self._uploaded = end
+
+    def _send(self, channel: int, begin: int, end: int, stream: Stream) -> None:
+        turn = self._turn = (self._turn + 1) % _SLOTS
+        if (sent := self._sent[turn]) is not None:
+            sent.synchronize()
+        staged = self._staging[turn][: end - begin]
+        np.copyto(staged, self._image[channel, begin:end])
+        _, z, y, x = self.shape
+        self._device.upload(self.memory.address + (channel * z + begin) * y * x * _FLOAT, staged, stream)
+        self._sent[turn] = self._device.record(stream)
+
+
+class DevicePass:
+    """Tiles in, sums of weighted logits or probabilities out, final rows first.
+
+    executions: the networks (folds) whose outputs are averaged; all have the same channels. keep: slices below the
+    lowest tile that stay in the ring until `drop` (for resampling across a slab's border). EngineError where memory
+    lacks, a run fails or an output can't be trusted; the call that notices raises it, at the latest the next `take`.
+    """
+
+    def __init__(
+        self, device: Device, executions: Sequence[Execution], region: Region, window: Window, keep: int = 0
+    ) -> None:
+        channels, z, y, x = region.shape
+        shape = executions[0].logits_shape((1, channels, *window.size))
+        if any(
+            e.input_channels != channels or e.logits_shape((1, channels, *window.size)) != shape for e in executions
+        ):
+            raise EngineError("the networks of an ensemble take or give different channels")
+        if shape[2:] != window.size:
+            raise EngineError(f"logits of shape {shape[2:]} for tiles of {window.size}")
+        self.channels = shape[1]
+        self.plane = (y, x)
+        self.depth = min(z, window.size[0] + keep)
+        self.dropped = 0  # slices below are gone
+        self._device, self._executions, self._region, self._window = device, tuple(executions), region, window
+        self._input_shape = (1, channels, *window.size)
+        self._prepare, self.compute = device.stream(), device.stream()
+        self._logits = device.allocate(_FLOAT * int(np.prod(shape)))
+        self._scratch = device.allocate(max(e.scratch_bytes(self._input_shape) for e in executions))
+        self._rows: Memory | None = None
+        self.sums = device.allocate(_FLOAT * self.channels * self.depth * y * x)
+        device.fill(self.sums.address, 0, self.sums.nbytes, self.compute)
+        self._fill = device.allocate(_FLOAT * channels)
+        self._fill_values = _pinned(device, np.asarray(window.fill, dtype=np.float32))
+        if self._fill_values.shape != (channels,):
+            raise EngineError(f"{channels} channels need as many values beyond the edge, not {len(window.fill)}")
+        device.upload(self._fill.address, self._fill_values, self._prepare)
+        self._slots = [_Slot(device, self._input_shape, len(executions)) for _ in range(_SLOTS)]
+        self._turn = 0
+
+    def add(self, tile: Tile, flips: Index = (0, 0, 0)) -> None:
+        """Run the networks on a tile, mirrored along the axes where `flips` is 1, and blend what they say."""
+        if tile.start[0] < self.dropped or tile.stop[0] - self.dropped > self.depth:
+            raise EngineError(f"a tile over slices {tile.start[0]}..{tile.stop[0]} does not fit a ring that holds "
+                              f"{self.depth} from {self.dropped} on")  # fmt: skip
+        self._turn = (self._turn + 1) % _SLOTS
+        slot = self._slots[self._turn]
+        slot.settle()
+        axes = self._axes(tile, flips)
+        self._gather(slot, tile, axes)
+        ready = self._device.record(self._prepare)
+        self._device.wait(self.compute, ready)
+        for run, execution in enumerate(self._executions):
+            self._device.fill(self._logits.address, POISON, self._logits.nbytes, self.compute)
+            execution.enqueue(self._input_shape, slot.input.address, self._logits.address, self._scratch, self.compute)
+            self._inspect(slot, run)
+            self._blend(slot, tile, axes)
+        slot.finish(self.compute)
+
+    def take(self, until: int) -> npt.NDArray[np.float32]:
+        """Rows z < until that were not taken yet: (C, n, Y, X) float32. No later tile may touch them."""
+        count = until - self.dropped
+        rows = self._drain(until)
+        result = self._device.pinned((self.channels, count, *self.plane), np.float32)
+        self._device.download(result, rows.address, self.compute)
+        self.settle()
+        return np.array(result)
+
+    def drop(self, until: int) -> None:
+        """Forget rows z < until, unread: after they were resampled on the device."""
+        if until > self.dropped:
+            self._drain(until)
+
+    def settle(self) -> None:
+        """Wait until all work is done and known to be good."""
+        for slot in self._slots:
+            slot.settle()
+        self.compute.synchronize()
+
+    def _axes(self, tile: Tile, flips: Index) -> list[Argument]:
+        axes = []
+        for size, start, stop, flip in zip(self._window.size, tile.start, tile.stop, flips, strict=True):
+            before = (size - (stop - start)) // 2 if self._window.centred else 0
+            axes.append(tile_axis(size, before, stop - start, start, bool(flip)))
+        return axes
+
+    def _gather(self, slot: _Slot, tile: Tile, axes: list[Argument]) -> None:
+        channels, z, y, x = self._region.shape
+        self._region.complete(tile.stop[0], self._prepare)
+        slot.send_weights(tile.weights, self._prepare)
+        sizes = (np.int32(n) for n in (channels, z, y, x))
+        arguments = [address(self._region.memory), address(self._fill), address(slot.input), *sizes, *axes]
+        self._device.launch("gather_tile", int(np.prod(self._input_shape)), arguments, self._prepare)
+
+    def _inspect(self, slot: _Slot, run: int) -> None:
+        count = self._logits.nbytes // _FLOAT
+        flags = address(slot.found, run * slot.flags[run].nbytes)
+        self._device.launch("inspect", count, [address(self._logits), np.int64(count), flags], self.compute)
+
+    def _blend(self, slot: _Slot, tile: Tile, axes: list[Argument]) -> None:
+        voxels = int(np.prod([b - a for a, b in zip(tile.start, tile.stop, strict=True)]))
+        along = [address(slot.weights, offset) for offset in slot.offsets]
+        sizes = (np.int32(n) for n in (self.channels, self.depth, *self.plane))
+        how = (np.int32(_ACTIVATIONS[self._window.activation]), np.float32(1 / self._window.runs))
+        arguments = [address(self._logits), *along, address(self.sums), *sizes, *axes, *how]
+        self._device.launch("blend_tile", voxels, arguments, self.compute)
+
+    def _drain(self, until: int) -> Memory:
+        count, plane = until - self.dropped, self.plane[0] * self.plane[1]
+        if not 0 < count <= self.depth:
+            raise EngineError(f"rows {self.dropped}..{until} are not in a ring of {self.depth}")
+        if self._rows is None:
+            self._rows = self._device.allocate(self.sums.nbytes)
+        sizes = (
+            np.int32(self.channels),
+            np.int32(self.depth),
+            np.int64(plane),
+            np.int32(self.dropped),
+            np.int32(count),
+        )
+        arguments = [address(self.sums), address(self._rows), *sizes]
+        self._device.launch("drain", self.channels * count * plane, arguments, self.compute)
+        self.dropped = until
+        return self._rows
+
+
+class _Slot:
+    """What one tile on its way needs: the network's input, its weights, and what was found in the outputs."""
+
+    def __init__(self, device: Device, input_shape: tuple[int, ...], runs: int) -> None:
+        edges = input_shape[2:]
+        self.input = device.allocate(_FLOAT * int(np.prod(input_shape)))
+        self.weights = device.allocate(_FLOAT * sum(edges))
+        self.offsets = [_FLOAT * sum(edges[:axis]) for axis in range(3)]
+        self.found = device.allocate(8 * runs)
+        self.flags = device.pinned((runs, 2), np.int32)
+        self._host_weights = device.pinned((sum(edges),), np.float32)
+        self._device = device
+        self._done: Event | None = None
+
+    def send_weights(self, weights: Sequence[npt.NDArray[np.float32]], stream: Stream) -> None:
+        for offset, along in zip(self.offsets, weights, strict=True):
+            self._host_weights[offset // _FLOAT : offset // _FLOAT + len(along)] = along
+        self._device.upload(self.weights.address, self._host_weights, stream)
+        self._device.fill(self.found.address, 0, self.found.nbytes, stream)
+
+    def finish(self, stream: Stream) -> None:
+        """The last of the tile's work: fetch what was found."""
+        self._device.download(self.flags, self.found.address, stream)
+        self._done = self._device.record(stream)
+
+    def settle(self) -> None:
+        """Wait for the slot's tile. EngineError if an output can't be trusted."""
+        if self._done is None:
+            return
+        self._done.synchronize()
+        self._done = None
+        for not_finite, not_zero in self.flags:
+            check_found(bool(not_finite), bool(not_zero))
+
+
+def region_of(device: Device, image: Tensor) -> UploadedRegion:
+    """A host image (1, I, Z, Y, X) as a region to slide over."""
+    return UploadedRegion(device, image[0])
+
+
+def _pinned(device: Device, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    array = device.pinned(values.shape, values.dtype)
+    array[...] = values
+    return array

@@ -1,0 +1,235 @@
+"""A GPU made of a CPU: implements `engines.runtime.device.Device`, and runs the real kernels' text.
+
+It is a stricter GPU than any real one. Work is done as late, as early or as randomly as streams and events permit, so
+that a missing event or a buffer that is used again too soon gives a wrong result in some order. New memory is poison.
+Each allocation lies between guards that `check` looks at.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import subprocess
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from core.errors import DeviceLost, EngineError
+from engines.runtime.device import Argument, Event, Identity, Memory, Shape, Stream
+
+KERNELS = Path(__file__).parents[4] / "engines" / "runtime" / "kernels"
+Order = Literal["late", "early", "random"]
+_GUARD = 4096
+_GUARD_BYTE = 0xA5
+
+
+def compile_for_host(folder: Path) -> ctypes.CDLL:
+    """The kernels as a shared library for this CPU."""
+    library = folder / "kernels.so"
+    source = Path(__file__).with_name("host.cpp")
+    command = ["g++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared", "-fPIC"]
+    subprocess.run([*command, f"-I{KERNELS}", "-o", str(library), str(source)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+class SimulatedMemory:
+    def __init__(self, nbytes: int) -> None:
+        self._bytes = np.full(nbytes + 2 * _GUARD, _GUARD_BYTE, dtype=np.uint8)
+        self._bytes[_GUARD : _GUARD + nbytes] = 0xFF
+        self.nbytes = nbytes
+        self.address = self._bytes.ctypes.data + _GUARD
+
+    def intact(self) -> bool:
+        ends = (self._bytes[:_GUARD], self._bytes[_GUARD + self.nbytes :])
+        return all(bool((end == _GUARD_BYTE).all()) for end in ends)
+
+
+class SimulatedStream:
+    def __init__(self, device: SimulatedDevice, handle: int) -> None:
+        self.device = device
+        self.handle = handle
+        self.work: deque[Callable[[], None] | SimulatedEvent | tuple[SimulatedEvent]] = deque()
+
+    def synchronize(self) -> None:
+        self.device.check_alive()
+        while self.work:
+            self.step()
+
+    def step(self) -> None:
+        """Do the next piece of work; what it waits for is done first."""
+        piece = self.work.popleft()
+        if isinstance(piece, tuple):
+            piece[0].synchronize()
+        elif isinstance(piece, SimulatedEvent):
+            piece.reached = True
+        else:
+            piece()
+
+    def ready(self) -> bool:
+        return bool(self.work) and not (isinstance(self.work[0], tuple) and not self.work[0][0].reached)
+
+
+class SimulatedEvent:
+    def __init__(self, stream: SimulatedStream) -> None:
+        self.stream = stream
+        self.reached = False
+
+    def synchronize(self) -> None:
+        self.stream.device.check_alive()
+        while not self.reached:
+            self.stream.step()
+
+
+class SimulatedDevice:
+    """order: when work is done, see the module's docstring."""
+
+    def __init__(self, library: ctypes.CDLL, order: Order = "late", seed: int = 0, memory: int = 1 << 32) -> None:
+        self.identity = Identity("Simulated", (8, 7), 1, memory >> 20, 12060)
+        self._library = library
+        self._order = order
+        self._random = random.Random(seed)
+        self._memory: list[SimulatedMemory] = []  # for ever: a real GPU frees memory only after the work that uses it
+        self._size = memory
+        self.streams: list[SimulatedStream] = []
+        self.lost = False
+        self.launched: list[str] = []
+
+    # ------------------------------------------------------------------------------------------- for tests
+
+    def check(self) -> None:
+        """Nothing was written beyond the end of an allocation."""
+        for stream in self.streams:
+            stream.synchronize()
+        assert all(memory.intact() for memory in self._memory), "a kernel wrote beyond its buffer"
+
+    def check_alive(self) -> None:
+        if self.lost:
+            raise DeviceLost("an illegal memory access was encountered")
+
+    def enqueue(self, stream: Stream, work: Callable[[], None]) -> None:
+        assert isinstance(stream, SimulatedStream)
+        self.check_alive()
+        stream.work.append(work)
+        self._progress()
+
+    def _progress(self) -> None:
+        if self._order == "late":
+            return
+        while ready := [stream for stream in self.streams if stream.ready()]:
+            if self._order == "random" and self._random.random() < 0.3:
+                return
+            self._random.choice(ready).step()
+
+    # ------------------------------------------------------------------------------------------- Device
+
+    def free_bytes(self) -> int:
+        return self._size - sum(memory.nbytes for memory in self._memory)
+
+    def allocate(self, nbytes: int) -> Memory:
+        self.check_alive()
+        if nbytes > self.free_bytes():
+            raise EngineError(f"the GPU has no {nbytes >> 20} MiB of memory left")
+        self._memory.append(SimulatedMemory(nbytes))
+        return self._memory[-1]
+
+    def pinned(self, shape: Shape, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        self.check_alive()
+        array = np.empty(shape, dtype)
+        array.view(np.uint8)[...] = 0xFF
+        return array
+
+    def stream(self) -> Stream:
+        self.streams.append(SimulatedStream(self, len(self.streams) + 1))
+        return self.streams[-1]
+
+    def record(self, stream: Stream) -> Event:
+        assert isinstance(stream, SimulatedStream)
+        self.check_alive()
+        event = SimulatedEvent(stream)
+        stream.work.append(event)
+        self._progress()
+        return event
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        assert isinstance(stream, SimulatedStream)
+        assert isinstance(event, SimulatedEvent)
+        stream.work.append((event,))
+        self._progress()
+
+    def upload(self, target: int, source: npt.NDArray[Any], stream: Stream) -> None:
+        assert source.flags.c_contiguous
+        self.enqueue(stream, lambda: ctypes.memmove(target, source.ctypes.data, source.nbytes) and None)
+
+    def download(self, target: npt.NDArray[Any], source: int, stream: Stream) -> None:
+        assert target.flags.c_contiguous
+        self.enqueue(stream, lambda: ctypes.memmove(target.ctypes.data, source, target.nbytes) and None)
+
+    def fill(self, target: int, byte: int, nbytes: int, stream: Stream) -> None:
+        self.enqueue(stream, lambda: ctypes.memset(target, byte, nbytes) and None)
+
+    def load_kernels(self, image: bytes) -> None:
+        raise EngineError("a simulated GPU has its kernels")
+
+    def launch(self, kernel: str, threads: int, arguments: Sequence[Argument], stream: Stream) -> None:
+        assert threads > 0
+        function = getattr(self._library, f"launch_{kernel}")
+        packed = [bytes(argument.tobytes()) for argument in arguments]
+
+        def work() -> None:
+            buffers = [ctypes.create_string_buffer(raw, len(raw)) for raw in packed]
+            pointers = (ctypes.c_void_p * len(buffers))(*(ctypes.addressof(buffer) for buffer in buffers))
+            sizes = (ctypes.c_int * len(buffers))(*(len(raw) for raw in packed))
+            function(ctypes.c_longlong(threads), len(packed), sizes, pointers)
+
+        self.launched.append(kernel)
+        self.enqueue(stream, work)
+
+
+def array_at(address: int, shape: Shape, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """A view of device memory."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype=dtype).reshape(shape)
+
+
+class SimulatedExecution:
+    """A network on the simulated GPU: ONNX Runtime computes it from and to "device" memory.
+
+    scratch: bytes that it claims, and overwrites, for a run. written: the share of its output that it really writes,
+    after `good` runs in which it writes all.
+    """
+
+    def __init__(
+        self, device: SimulatedDevice, content: bytes, scratch: int = 64, written: float = 1.0, good: int = 0
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.input_channels = self._session.get_inputs()[0].shape[1]
+        self._channels = self._session.get_outputs()[0].shape[1]
+        self._device, self._scratch, self._written, self._good = device, scratch, written, good
+        self.refuse = False
+
+    def logits_shape(self, shape: Shape) -> Shape:
+        return (1, self._channels, *shape[2:])
+
+    def scratch_bytes(self, shape: Shape) -> int:
+        return self._scratch
+
+    def enqueue(self, shape: Shape, image: int, logits: int, scratch: Memory, stream: Stream) -> None:
+        if self.refuse:
+            raise EngineError("TensorRT refused to run the network")
+        assert scratch.nbytes >= self._scratch
+
+        def work() -> None:
+            result = self._session.run(["logits"], {"image": array_at(image, shape)})[0].ravel()
+            count = result.size if self._good > 0 else int(result.size * self._written)
+            self._good -= 1
+            array_at(logits, (result.size,))[:count] = result[:count]
+            ctypes.memset(scratch.address, 0x11, self._scratch)
+
+        self._device.enqueue(stream, work)
