@@ -76,3 +76,12 @@ def misnamed() -> bytes:
     weights = {"w": np.ones((2, 1, 1, 1, 1)), "b": np.zeros(2)}
     node = helper.make_node("Conv", ["input", "w", "b"], ["output"])
     return _model([node], weights, 2, image="input", logits="output")
+
+
+def lines(*channels: tuple[float, float]) -> bytes:
+    """Channel k is slope_k * image + offset_k; channels: (slope, offset) of each."""
+    weights = {
+        "w": np.array([slope for slope, _ in channels]).reshape(-1, 1, 1, 1, 1),
+        "b": np.array([offset for _, offset in channels]),
+    }
+    return _model([helper.make_node("Conv", ["image", "w", "b"], ["logits"])], weights, len(channels))

@@ -1,8 +1,8 @@
 """A GPU made of a CPU: implements `engines.runtime.device.Device`, and runs the real kernels' text.
 
 It is a stricter GPU than any real one. Work is done as late, as early or as randomly as streams and events permit, so
-that a missing event or a buffer that is used again too soon gives a wrong result in some order. New memory is poison.
-Each allocation lies between guards that `check` looks at.
+that a missing event or a buffer that is used again too soon gives a wrong result in some order. New memory is poison,
+and so is memory that nobody holds any more. Each allocation lies between guards that `check` looks at.
 """
 
 from __future__ import annotations
@@ -38,15 +38,14 @@ def compile_for_host(folder: Path) -> ctypes.CDLL:
 
 
 class SimulatedMemory:
-    def __init__(self, nbytes: int) -> None:
-        self._bytes = np.full(nbytes + 2 * _GUARD, _GUARD_BYTE, dtype=np.uint8)
-        self._bytes[_GUARD : _GUARD + nbytes] = 0xFF
-        self.nbytes = nbytes
-        self.address = self._bytes.ctypes.data + _GUARD
+    def __init__(self, block: npt.NDArray[np.uint8]) -> None:
+        self._content = block[_GUARD:-_GUARD]
+        self._content[:] = 0xFF
+        self.nbytes = len(self._content)
+        self.address = self._content.ctypes.data
 
-    def intact(self) -> bool:
-        ends = (self._bytes[:_GUARD], self._bytes[_GUARD + self.nbytes :])
-        return all(bool((end == _GUARD_BYTE).all()) for end in ends)
+    def __del__(self) -> None:
+        self._content[:] = 0xFF  # the block itself stays: work that still uses it must not crash, but fail
 
 
 class SimulatedStream:
@@ -93,7 +92,7 @@ class SimulatedDevice:
         self._library = library
         self._order = order
         self._random = random.Random(seed)
-        self._memory: list[SimulatedMemory] = []  # for ever: a real GPU frees memory only after the work that uses it
+        self._blocks: list[npt.NDArray[np.uint8]] = []
         self._size = memory
         self.streams: list[SimulatedStream] = []
         self.lost = False
@@ -105,7 +104,9 @@ class SimulatedDevice:
         """Nothing was written beyond the end of an allocation."""
         for stream in self.streams:
             stream.synchronize()
-        assert all(memory.intact() for memory in self._memory), "a kernel wrote beyond its buffer"
+        for block in self._blocks:
+            assert (block[:_GUARD] == _GUARD_BYTE).all(), "something wrote before the begin of its buffer"
+            assert (block[-_GUARD:] == _GUARD_BYTE).all(), "something wrote beyond the end of its buffer"
 
     def check_alive(self) -> None:
         if self.lost:
@@ -128,14 +129,14 @@ class SimulatedDevice:
     # ------------------------------------------------------------------------------------------- Device
 
     def free_bytes(self) -> int:
-        return self._size - sum(memory.nbytes for memory in self._memory)
+        return self._size - sum(len(block) - 2 * _GUARD for block in self._blocks)
 
     def allocate(self, nbytes: int) -> Memory:
         self.check_alive()
         if nbytes > self.free_bytes():
             raise EngineError(f"the GPU has no {nbytes >> 20} MiB of memory left")
-        self._memory.append(SimulatedMemory(nbytes))
-        return self._memory[-1]
+        self._blocks.append(np.full(nbytes + 2 * _GUARD, _GUARD_BYTE, dtype=np.uint8))
+        return SimulatedMemory(self._blocks[-1])
 
     def pinned(self, shape: Shape, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         self.check_alive()
