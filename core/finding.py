@@ -64,6 +64,7 @@ class Reason(str, enum.Enum):
     ORGAN_NOT_FOUND = "organ not found"
     CONTRAST = "contrast phase not supported"
     AGE = "no evidence for this age"
+    SEX = "no evidence for this sex"
     OUT_OF_DISTRIBUTION = "unlike the images this model knows"
     MEMORY = "study needs more memory than allowed"
     DEADLINE = "analysis took longer than allowed"
@@ -75,6 +76,7 @@ class Lesion:
 
     label: its number in the organ's lesion mask. score: 0..1, calibrated. centroid: voxel index (z, y, x).
     box: half-open (start, stop) voxel indices. diameter_mm: longest axial diameter. volume_mm3: of its mask.
+    subtype: what the model calls it, where it tells subtypes, and subtype_score: how likely that is, 0..1.
     """
 
     label: int
@@ -83,6 +85,8 @@ class Lesion:
     box: tuple[Index, Index]
     diameter_mm: float
     volume_mm3: float
+    subtype: str | None = None
+    subtype_score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def differences(case: GoldenCase, analysis: Analysis) -> tuple[str, ...]:
 
 def _run(case: GoldenCase, bundle: Bundle, cascade: Cascade) -> GoldenOutcome:
     volume = volumefile.read(bundle.path(case.input))
-    analysis = cascade.analyse(volume, PatientContext(age_years=case.age_years))
+    analysis = cascade.analyse(volume, PatientContext(case.age_years, case.sex))
     found = differences(case, analysis)
     detail = "; ".join(found) or f"agrees, {analysis.timings_s['total']:.1f} s on {analysis.runtime}"
     return GoldenOutcome(case.name, not found, detail)

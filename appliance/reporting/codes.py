@@ -63,6 +63,7 @@ REASON_VALUES: dict[Reason, str] = {
     Reason.ORGAN_NOT_FOUND: "organ_not_found",
     Reason.CONTRAST: "contrast",
     Reason.AGE: "age",
+    Reason.SEX: "sex",
     Reason.OUT_OF_DISTRIBUTION: "out_of_distrib",
     Reason.MEMORY: "memory",
     Reason.DEADLINE: "deadline",

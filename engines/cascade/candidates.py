@@ -22,7 +22,8 @@ class Candidate:
     """One connected part on the detector's grid.
 
     box: half-open voxel indices in the region. mask: bool over the box. score: 0..1. volume_mm3, diameter_mm: of the
-    mask. inside_share: share of its voxels in the organ without its margin.
+    mask. inside_share: share of its voxels in the organ without its margin. subtype: what a characteriser calls it, and
+    with what probability.
     """
 
     box: Box
@@ -31,6 +32,7 @@ class Candidate:
     volume_mm3: float
     diameter_mm: float
     inside_share: float
+    subtype: tuple[str, float] | None = None
 
 
 def extract(probability: Float, organ: Mask, spacing_mm: Vector, rule: Extraction) -> tuple[Candidate, ...]:

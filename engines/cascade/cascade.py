@@ -1,4 +1,4 @@
-"""Localise → detect → candidates → lesions → answers, for one volume.
+"""Localise → classify, detect → candidates → characterise → answer and lesions, for one volume.
 
 Each cancer is a bulkhead: what goes wrong in one is that one's `not_analysed(analysis failed)`, logged, and the others
 are answered. What goes wrong in the localiser is everybody's.
@@ -9,24 +9,29 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import EngineError, InputRefused
+from core.errors import InputRefused
 from core.finding import Answer, Cancer, Reason, Verdict, complete
 from core.volume import Vector, Volume
 from engines.bundle import Bundle
 from engines.cascade.budget import Budget, Cancelled, Watch
-from engines.cascade.candidates import extract
-from engines.cascade.detect import detect
+from engines.cascade.calibration import calibrated
+from engines.cascade.candidates import Candidate, extract
+from engines.cascade.characterise import characterise
+from engines.cascade.classify import classify
+from engines.cascade.detect import Before, detect
 from engines.cascade.lesions import Labels, to_source
+from engines.cascade.loaded import LoadedNetwork
 from engines.cascade.localise import FoundOrgan, localise
-from engines.cascade.measured import MeasuredNetwork
 from engines.cascade.orientation import Orientation, orientation_of
-from engines.cascade.rules import PatientContext, Refusal, decide, unfit, unseen
+from engines.cascade.region import Region
+from engines.cascade.rules import PatientContext, Refusal, decide, looked_at, strange, unfit, unseen
+from engines.cascade.segment import label_count, segment
 from engines.manifest import CancerModel
 from engines.runtime import Runtime
 
@@ -41,8 +46,8 @@ class Analysis:
 
     answers: in the order of `Cancer`, mode SILENT (the caller applies the site's). masks: uint8 (z, y, x) in the source
     geometry, value = Lesion.label; only cancers with lesions. organs_ml: volume as localised, mL. timings_s: seconds:
-    "total", "localise", "detect", "lesions" follow each other; "preprocess", "compile", "network" (pure inference) and
-    "blend" are parts of these. runtime: name and precision.
+    "total" is the sum of "localise", "classify", "detect", "characterise", "lesions" and little else; "preprocess",
+    "compile", "network" (pure inference) and "blend" are parts of these. runtime: name and precision.
     """
 
     answers: tuple[Answer, ...]
@@ -61,6 +66,8 @@ class _Scan:
     spacing_mm: Vector
     orientation: Orientation
     watch: Watch
+    maps: dict[str, Labels] = field(default_factory=dict)
+    """Label maps of networks that others start from, canonical."""
 
 
 class Cascade:
@@ -77,7 +84,7 @@ class Cascade:
         self._runtime = runtime
         self._budget = budget or Budget()
         self._clock = clock
-        self._networks: dict[str, MeasuredNetwork] = {}
+        self._networks: dict[str, LoadedNetwork] = {}
 
     def analyse(
         self,
@@ -98,7 +105,7 @@ class Cascade:
         if wanted:
             try:
                 scan = _scan(volume, watch)
-                organs = self._localise(scan)
+                organs = self._localise(scan, wanted)
             except Exception as error:  # a bulkhead: see the module's docstring
                 refusal = _refusal("localiser", error)
                 answers.update({model.cancer: refusal.answer(model.cancer) for model in wanted})
@@ -127,11 +134,12 @@ class Cascade:
                 wanted.append(model)
         return wanted
 
-    def _localise(self, scan: _Scan) -> Mapping[str, FoundOrgan]:
+    def _localise(self, scan: _Scan, wanted: list[CancerModel]) -> Mapping[str, FoundOrgan]:
         manifest = self._bundle.manifest
+        asked = frozenset().union(*(looked_at(model) for model in wanted))
         with scan.watch.timed("localise"):
             network = self._network(manifest.localiser.id)
-            return localise(scan.hu, scan.spacing_mm, manifest.organs, network, scan.watch)
+            return localise(scan.hu, scan.spacing_mm, manifest.organs, network, scan.watch, asked)
 
     def _answer_each(
         self,
@@ -143,41 +151,90 @@ class Cascade:
     ) -> None:
         for model in wanted:
             try:
-                answer, mask = self._answer(model, scan, organs[model.organ])
+                answer, mask = self._answer(model, scan, organs)
             except Exception as error:  # a bulkhead: see the module's docstring
                 answer, mask = _refusal(f"{model.cancer.value} detector", error).answer(model.cancer), None
             answers[model.cancer] = answer
             if mask is not None:
                 masks[model.cancer] = mask
 
-    def _answer(self, model: CancerModel, scan: _Scan, found: FoundOrgan) -> tuple[Answer, Labels | None]:
-        organ = self._bundle.manifest.organ(model.organ)
-        if refusal := unseen(model, organ, found.volume_ml, found.cut_mm2):
+    def _answer(
+        self, model: CancerModel, scan: _Scan, organs: Mapping[str, FoundOrgan]
+    ) -> tuple[Answer, Labels | None]:
+        organ, found, watch = self._bundle.manifest.organ(model.organ), organs[model.organ], scan.watch
+        if refusal := unseen(model, organ, found) or strange(model, organs):
             return refusal.answer(model.cancer), None
-        watch = scan.watch
         watch.check()
+        organ_score = self._organ_score(model, scan, found, organ.margin_mm)
         if model.network is None or model.label is None or model.extraction is None:
-            raise EngineError("this release looks for lesions only with a detecting network")
+            return decide(model.cancer, model, (), organ_score), None
         with watch.timed("detect"):
-            network = self._network(model.network)
-            probability, region = detect(scan.hu, scan.spacing_mm, found, organ.margin_mm, model.label, network, watch)
+            network, before = self._network(model.network), self._before(model.network, scan)
+            detection = detect(
+                *(scan.hu, scan.spacing_mm, found, organ.margin_mm, (model.label,), network, watch, before)
+            )
+            probability, region = detection.probability[model.label], detection.region
         watch.check()
         with watch.timed("lesions"):
             candidates = extract(probability, region.organ, region.grid.spacing_mm, model.extraction)
-            answer = decide(model.cancer, model, candidates)
-            if answer.verdict is Verdict.NEGATIVE:
-                return answer, None
-            shown = [c for c in candidates if c.score >= model.negative_below]
+        candidates = self._characterised(model, scan, candidates, region)
+        answer = decide(model.cancer, model, candidates, organ_score)
+        if answer.verdict is Verdict.NEGATIVE:
+            return answer, None
+        with watch.timed("lesions"):
+            shown = _shown(candidates, model)
             lesions, mask = to_source(
                 shown, probability, model.extraction.probability, region, scan.volume.geometry, scan.orientation, watch
             )
         return replace(answer, lesions=lesions), mask
 
-    def _network(self, network_id: str) -> MeasuredNetwork:
+    def _organ_score(self, model: CancerModel, scan: _Scan, found: FoundOrgan, margin_mm: float) -> float | None:
+        """What a classifier says of the organ; None without one."""
+        if model.classifier is None:
+            return None
+        network = self._network(model.classifier.network)
+        with scan.watch.timed("classify"):
+            return classify(scan.hu, scan.spacing_mm, found, margin_mm, model.classifier.label, network, scan.watch)
+
+    def _characterised(
+        self, model: CancerModel, scan: _Scan, candidates: tuple[Candidate, ...], region: Region
+    ) -> tuple[Candidate, ...]:
+        for question in model.characterisers:
+            network = self._network(question.network)
+            with scan.watch.timed("characterise"):
+                candidates = characterise(scan.hu, scan.spacing_mm, candidates, region, question, network, scan.watch)
+        return candidates
+
+    def _before(self, network_id: str, scan: _Scan) -> Before | None:
+        """The label map that a network starts from, made when asked for; None if it starts from the scan alone."""
+        first = self._bundle.manifest.network(network_id).after
+        if first is None:
+            return None
+
+        def labels() -> tuple[Labels, int]:
+            if first not in scan.maps:
+                scan.maps[first] = segment(scan.hu, scan.spacing_mm, self._network(first), scan.watch)
+            return scan.maps[first], label_count(self._bundle.manifest.network(first))
+
+        return labels
+
+    def _network(self, network_id: str) -> LoadedNetwork:
         if network_id not in self._networks:
-            spec = self._bundle.manifest.network(network_id)
-            self._networks[network_id] = MeasuredNetwork(self._runtime.load(self._bundle.path(spec.files[0])), spec)
+            self._networks[network_id] = load(self._bundle, network_id, self._runtime)
         return self._networks[network_id]
+
+
+def load(bundle: Bundle, network_id: str, runtime: Runtime) -> LoadedNetwork:
+    """A network of a bundle with all its folds; as INT8 where the runtime is to compute in it and the bundle has it."""
+    spec = bundle.manifest.network(network_id)
+    files = spec.int8_files if runtime.precision == "int8" and spec.int8_files else spec.files
+    return LoadedNetwork(spec, tuple(runtime.load(bundle.path(name)) for name in files), runtime)
+
+
+def _shown(candidates: tuple[Candidate, ...], model: CancerModel) -> list[Candidate]:
+    """The candidates that a reader should look at, with calibrated scores."""
+    likely = [replace(c, score=calibrated(c.score, model.calibration)) for c in candidates]
+    return [c for c in likely if c.score >= model.negative_below]
 
 
 def _scan(volume: Volume, watch: Watch) -> _Scan:

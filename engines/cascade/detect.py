@@ -2,97 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from core.errors import EngineError
 from core.volume import Index, Vector
-from engines import manifest
 from engines.cascade.budget import Watch
+from engines.cascade.loaded import LoadedNetwork
 from engines.cascade.localise import FoundOrgan
-from engines.cascade.measured import MeasuredNetwork
-from engines.cascade.preprocess import Float, Grid, normalise, padded, resample
-from engines.cascade.region import Region, region_box, region_of
-from engines.cascade.tiles import tiles
-from engines.runtime import Tensor
+from engines.cascade.orientation import Box
+from engines.cascade.region import Region, region_box, region_of, stretched_grid
+from engines.cascade.sampling import Sampler, Scan
+from engines.cascade.sliding import input_size, probabilities, slide
+from engines.cascade.tiles import Tile
 
-# hu 4, probability 4, two masks 2, components and their bookkeeping 4 + 4
-_BYTES_PER_REGION_VOXEL = 18
+Float = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.uint8]
+Before = Callable[[], tuple[Labels, int]]
+"""The label map of the whole scan by the network that this one follows (canonical), and how many labels it has."""
+# two masks 2, components and their bookkeeping 4 + 4; image and probabilities are counted by themselves
+_BYTES_PER_REGION_VOXEL = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """Probability (z, y, x) over the region's box for each label that was asked for; 0 outside organ and margin."""
+
+    probability: Mapping[str, Float]
+    region: Region
 
 
 def detect(
-    hu: npt.NDArray[np.int16],
+    hu: Scan,
     spacing_mm: Vector,
     organ: FoundOrgan,
     margin_mm: float,
-    label: str,
-    network: MeasuredNetwork,
+    labels: Sequence[str],
+    network: LoadedNetwork,
     watch: Watch,
-) -> tuple[Float, Region]:
-    """Probability (z, y, x) of `label` over the organ's region; 0 outside the organ and its margin. hu: canonical."""
-    z, y, x = hu.shape
-    grid = Grid((z, y, x), spacing_mm, network.spec.spacing_mm)
-    tiling = network.tiling
-    box = region_box(organ, margin_mm, grid, tiling.size if tiling.kind == "patch" else (1, 1, 1))
-    size = _input_shape(box, tiling)
-    watch.reserve(_voxels(box) * _BYTES_PER_REGION_VOXEL + network.memory_bytes(size), "looking for lesions")
+    before: Before | None = None,
+) -> Detection:
+    """Look for `labels` in an organ. hu: canonical. before: what a network that follows another starts from."""
+    axes = network.axes
+    sampler, box = _field(hu, spacing_mm, organ, margin_mm, network)
+    keep = tuple(network.spec.labels.index(label) for label in labels)
+    size = input_size(axes.from_canonical(_extent(box)), network.spec.tiling)
+    needed = _voxels(box) * (_BYTES_PER_REGION_VOXEL + 4 * len(keep)) + sampler.working_bytes(box)
+    watch.reserve(needed + network.memory_bytes(size), "looking for lesions")
     with watch.timed("preprocess"):
-        region = region_of(organ, margin_mm, grid, box)
-        image = resample(hu, grid, box)
+        region = region_of(organ, margin_mm, sampler.grid, box)
+        sampled = sampler.sample(box, watch.check)
+        channels = [sampled.image[None]]
+        if before is not None:
+            channels.append(sampler.sample_labels(*before(), box))
     watch.check()
-    air_below = tiling.air_below_hu if tiling.kind == "patch" else -np.inf
-    wanted = region.search & (image > air_below)
-    normalise(image, network.intensity)
-    probability = _over_tiles(image, wanted, label, size, network, watch)
-    probability[~region.search] = 0
-    return probability, region
+    found = np.zeros((len(keep), *region.search.shape), dtype=np.float32)
+    target, search = axes.view(found), axes.view(region.search)
+    image = axes.view(np.concatenate(channels) if len(channels) > 1 else channels[0])
+
+    def wanted(tile: Tile) -> bool:
+        return bool(search[tile.where].any()) and not sampler.is_air(tile.start, tile.stop, box)
+
+    for rows in slide(network, image, sampled.air, watch, wanted, keep):
+        part = probabilities(network, rows.values, keep)
+        target[:, rows.start : rows.start + part.shape[1]] = part
+    found[:, ~region.search] = 0
+    return Detection(dict(zip(labels, found, strict=True)), region)
 
 
-def _over_tiles(
-    image: Float, wanted: npt.NDArray[np.bool_], label: str, size: Index, network: MeasuredNetwork, watch: Watch
-) -> Float:
-    spec = network.spec
-    channel = spec.labels.index(label)
-    overlap = network.tiling.overlap if network.tiling.kind == "patch" else 0.0
-    z, y, x = image.shape
-    result = np.zeros((z, y, x), dtype=np.float32)
-    for tile in tiles((z, y, x), size, overlap):
-        if not wanted[tile.where].any():
-            continue  # no voxel that counts lies in it: leaving it out changes nothing there
-        watch.check()
-        logits = network.run(padded(image[tile.where], size, network.intensity), watch)
-        with watch.timed("blend"):
-            part = probability_of(logits, channel, spec.activation)
-            part = part[tuple(slice(0, b - a) for a, b in zip(tile.start, tile.stop, strict=True))]
-            along_z, along_y, along_x = tile.weights
-            result[tile.where] += part * along_z[:, None, None] * (along_y[:, None] * along_x)
-    return result
+def _field(
+    hu: Scan, spacing_mm: Vector, organ: FoundOrgan, margin_mm: float, network: LoadedNetwork
+) -> tuple[Sampler, Box]:
+    """The network's view of the scan, and the box of its grid in which it looks."""
+    spec, tiling = network.spec, network.spec.tiling
+    if tiling.kind == "fixed":
+        grid = stretched_grid(organ, margin_mm, network.axes.to_canonical(tiling.size))
+        return Sampler(spec, hu, spacing_mm, grid), grid.whole
+    sampler = Sampler(spec, hu, spacing_mm)
+    if spec.region == "volume":
+        return sampler, sampler.grid.whole
+    at_least = network.axes.to_canonical(tiling.size) if tiling.kind == "patch" else (1, 1, 1)
+    return sampler, region_box(organ, margin_mm, sampler.grid, at_least)
 
 
-def probability_of(logits: Tensor, channel: int, activation: str) -> Float:
-    """Probability (z, y, x) of one channel."""
-    if activation == "sigmoid":
-        return _sigmoid(logits[0, channel])
-    if logits.shape[1] == 2:
-        return _sigmoid(logits[0, channel] - logits[0, 1 - channel])
-    shifted = np.exp(logits[0] - logits[0].max(axis=0))
-    return np.asarray(shifted[channel] / shifted.sum(axis=0), dtype=np.float32)
-
-
-def _sigmoid(x: Float) -> Float:
-    # tanh never overflows
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)), dtype=np.float32)
-
-
-def _input_shape(box: tuple[Index, Index], tiling: manifest.WholeVolume | manifest.Patches) -> Index:
-    if tiling.kind == "patch":
-        return tiling.size
-    z, y, x = (-(-(high - low) // tiling.pad_multiple) * tiling.pad_multiple for low, high in zip(*box, strict=True))
-    return (z, y, x)
-
-
-def _voxels(box: tuple[Index, Index]) -> int:
+def _extent(box: Box) -> Index:
     z, y, x = (high - low for low, high in zip(*box, strict=True))
     if min(z, y, x) < 1:
         raise EngineError(f"an empty region {box}")
+    return (z, y, x)
+
+
+def _voxels(box: Box) -> int:
+    z, y, x = _extent(box)
     return z * y * x

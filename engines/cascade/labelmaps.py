@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import EngineError
+from core.volume import Index
 from engines.cascade.splines import Float, Zoom, operator
 
 Labels = npt.NDArray[np.uint8]
@@ -27,6 +28,19 @@ _Ints = npt.NDArray[np.int64]
 _Mask = npt.NDArray[np.bool_]
 _POINTS = 4096
 """Voxels that are interpolated at once: what they gather stays in the cache."""
+
+
+class Way(Protocol):
+    """From a network's grid of `source` voxels to a scan's of `target` voxels; `splines.Zoom` is one."""
+
+    @property
+    def source(self) -> Index: ...
+
+    @property
+    def target(self) -> Index: ...
+
+    def axis(self, axis: int) -> Float:
+        """Interpolation along one axis, float32 (target, source), at most two weights a row."""
 
 
 class Decision(Protocol):
@@ -69,10 +83,11 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Regions:
-    """Each channel by itself: where its logit is positive it writes its value, later channels over earlier ones
-    (nnU-Net's `regions_class_order`)."""
+    """Each channel by itself: where it is above the threshold it writes its value, later channels over earlier ones
+    (nnU-Net's `regions_class_order`). threshold: 0 for logits, one half for probabilities."""
 
     order: tuple[int, ...]
+    threshold: float = 0.0
 
     def reduced(self, row: Float) -> Float:
         return row
@@ -80,11 +95,11 @@ class Regions:
     def labels(self, logits: Float) -> Labels:
         result = np.zeros(len(logits), dtype=np.uint8)
         for channel, value in enumerate(self.order):
-            result[logits[:, channel] > 0] = value
+            result[logits[:, channel] > self.threshold] = value
         return result
 
     def patterns(self, row: Float) -> npt.NDArray[np.integer]:
-        return np.asarray(row > 0, dtype=np.uint8)
+        return np.asarray(row > self.threshold, dtype=np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +156,11 @@ class _Plane:
 class LabelStream:
     """Writes `out`, uint8 of the zoom's target shape (any strides), while rows of logits arrive in order.
 
-    zoom: from the network's grid to the source's, order 0 or 1. decision: `Softmax()` or `Regions(order)`.
+    zoom: from the network's grid to the source's, order 0 or 1, along the axes of the rows. decision: `Softmax()` or
+    `Regions(order)`.
     """
 
-    def __init__(self, zoom: Zoom, decision: Decision, out: Labels) -> None:
+    def __init__(self, zoom: Way, decision: Decision, out: Labels) -> None:
         if out.shape != zoom.target:
             raise ValueError(f"an array of {out.shape} is not the grid's {zoom.target}")
         self._decision, self._out, self._rows = decision, out, zoom.source[0]

@@ -7,6 +7,7 @@ lesion (volume, diameter, box, centroid) is measured on its mask in the source, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from core.volume import Geometry, Index
 from engines.cascade.budget import Watch
 from engines.cascade.candidates import Candidate, longest_axial_diameter
 from engines.cascade.orientation import Box, Orientation
-from engines.cascade.preprocess import Float, Grid, axis_weights, interpolate
+from engines.cascade.preprocess import Float, Grid, interpolate
 from engines.cascade.region import Region
 
 Labels = npt.NDArray[np.uint8]
@@ -44,7 +45,8 @@ def to_source(
         box = _paint(candidate, probability, threshold, region, canonical, len(lesions) + 1)
         lesion = _measured(len(lesions) + 1, candidate.score, canonical, box, geometry, orientation)
         if lesion is not None:  # None: at the source's resolution it is part of a stronger neighbour
-            lesions.append(lesion)
+            subtype, likely = candidate.subtype or (None, None)
+            lesions.append(replace(lesion, subtype=subtype, subtype_score=likely))
     return tuple(lesions), mask
 
 
@@ -58,12 +60,7 @@ def _paint(
     low = tuple(a + b for a, b in zip(candidate.box[0], region.box[0], strict=True))
     high = tuple(a + b for a, b in zip(candidate.box[1], region.box[0], strict=True))
     start, stop = grid.source_box(((low[0], low[1], low[2]), (high[0], high[1], high[2])))
-    weights = [
-        axis_weights(grid.shape[axis], grid.spacing_mm[axis], grid.source_mm[axis], start[axis], stop[axis])[
-            :, low[axis] : high[axis]
-        ]
-        for axis in range(3)
-    ]
+    weights = [grid.axis_weights_back(axis, start[axis], stop[axis])[:, low[axis] : high[axis]] for axis in range(3)]
     painted = False
     for begin in range(start[0], stop[0], _SLAB):
         end = min(begin + _SLAB, stop[0])
@@ -81,8 +78,10 @@ def _paint_peak(part: Float, low: tuple[int, ...], grid: Grid, canonical: Labels
     """A lesion thinner than the source's slices may fall below the threshold in all: mark where it is likeliest."""
     peak = np.unravel_index(int(part.argmax()), part.shape)
     z, y, x = (
-        min(n - 1, int((p + a + 0.5) * t / s))
-        for p, a, t, s, n in zip(peak, low, grid.spacing_mm, grid.source_mm, grid.source_shape, strict=True)
+        min(n - 1, max(0, int((o + (p + a + 0.5) * t) / s)))
+        for p, a, t, s, n, o in zip(
+            *(peak, low, grid.spacing_mm, grid.source_mm, grid.source_shape, grid.origin_mm), strict=True
+        )
     )
     if canonical[z, y, x] == 0:
         canonical[z, y, x] = label

@@ -20,6 +20,9 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 Box = tuple[Index, Index]
 """Half-open (start, stop) voxel indices z-y-x."""
 
+Triple = TypeVar("Triple", Index, Vector)
+
+_DIRECTIONS = ("SI", "PA", "LR")
 _MOST_OBLIQUE = float(np.cos(np.radians(30)))
 
 
@@ -62,6 +65,52 @@ class Orientation:
             n = self.shape[axis]
             start[axis], stop[axis] = (n - high, n - low) if flipped else (low, high)
         return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
+
+
+@dataclass(frozen=True)
+class AxisOrder:
+    """A network's axes: its axis i is the canonical axis order[i], reversed where flipped[i]."""
+
+    order: Index
+    flipped: tuple[bool, bool, bool]
+
+    @property
+    def is_canonical(self) -> bool:
+        """True where nothing has to be turned."""
+        return self.order == (0, 1, 2) and not any(self.flipped)
+
+    def view(self, canonical: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        """A view of a canonical array (..., z, y, x) along the network's axes; writing to it writes to the array."""
+        first = canonical.ndim - 3
+        turned = canonical.transpose(*range(first), *(first + axis for axis in self.order))
+        z, y, x = (slice(None, None, -1 if flipped else 1) for flipped in self.flipped)
+        view: npt.NDArray[Scalar] = turned[..., z, y, x]
+        return view
+
+    def box_to_canonical(self, box: Box, shape: Index) -> Box:
+        """A box of indices along the network's axes as one of canonical indices; shape: the canonical array's."""
+        start, stop = [0, 0, 0], [0, 0, 0]
+        for low, high, axis, flipped in zip(*box, self.order, self.flipped, strict=True):
+            n = shape[axis]
+            start[axis], stop[axis] = (n - high, n - low) if flipped else (low, high)
+        return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
+
+    def to_canonical(self, along: Triple) -> Triple:
+        """Sizes or spacings along the network's axes as (z, y, x)."""
+        z, y, x = (along[self.order.index(axis)] for axis in range(3))
+        return (z, y, x)
+
+    def from_canonical(self, zyx: Triple) -> Triple:
+        """Sizes or spacings (z, y, x) along the network's axes."""
+        a, b, c = (zyx[axis] for axis in self.order)
+        return (a, b, c)
+
+
+def axis_order(letters: str) -> AxisOrder:
+    """The axes that a manifest names, such as "SPL" (canonical) or "LPS" (x-y-z arrays of DICOM's axes)."""
+    order = [next(i for i, pair in enumerate(_DIRECTIONS) if letter in pair) for letter in letters]
+    flipped = [letter in "IAR" for letter in letters]
+    return AxisOrder((order[0], order[1], order[2]), (flipped[0], flipped[1], flipped[2]))
 
 
 def orientation_of(geometry: Geometry) -> Orientation:

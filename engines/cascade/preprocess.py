@@ -1,4 +1,4 @@
-"""HU volume → what a network sees: the right spacing, the right order, normalised; and maps back again.
+"""HU volume → another grid, and back again.
 
 Resampling is separable and linear: a target voxel is the mean of the linear interpolant of the source over the target
 voxel's extent where that is coarser (area averaging: no aliasing, noise goes down as in a thicker slice), and plain
@@ -19,33 +19,40 @@ from scipy import sparse
 
 from core.volume import Index, Vector
 from engines.cascade.orientation import Box
-from engines.manifest import Clip
-from engines.runtime import Tensor
 
 Float = npt.NDArray[np.float32]
 _SLAB = 16
-AIR_HU = -1024.0
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A regular grid laid over a source grid from the same corner.
+    """A regular grid laid over a source grid.
 
-    source_shape, source_mm: voxels and spacing (z, y, x) of the source. spacing_mm: of this grid.
+    source_shape, source_mm: voxels and spacing (z, y, x) of the source. spacing_mm: of this grid. origin_mm: how far
+    its corner (the edge of its first voxel) lies from the source's. voxels: how many; None: enough to cover the source.
     """
 
     source_shape: Index
     source_mm: Vector
     spacing_mm: Vector
+    origin_mm: Vector = (0.0, 0.0, 0.0)
+    voxels: Index | None = None
 
     @property
     def shape(self) -> Index:
-        """Voxels (z, y, x) that cover the source; the last ones may reach beyond it."""
+        """Voxels (z, y, x)."""
+        if self.voxels is not None:
+            return self.voxels
         z, y, x = (
-            max(1, int(np.ceil(n * s / t - 1e-6)))
-            for n, s, t in zip(self.source_shape, self.source_mm, self.spacing_mm, strict=True)
+            max(1, int(np.ceil((n * s - o) / t - 1e-6)))
+            for n, s, t, o in zip(self.source_shape, self.source_mm, self.spacing_mm, self.origin_mm, strict=True)
         )
         return (z, y, x)
+
+    @property
+    def whole(self) -> Box:
+        """All of it, as a box."""
+        return (0, 0, 0), self.shape
 
     @property
     def voxel_mm3(self) -> float:
@@ -54,41 +61,66 @@ class Grid:
 
     def axis_weights(self, axis: int, start: int, stop: int) -> sparse.csr_array:
         """Weights (stop - start, source voxels) that resample one axis of the source to voxels start..stop."""
-        return axis_weights(self.source_shape[axis], self.source_mm[axis], self.spacing_mm[axis], start, stop)
+        return axis_weights(
+            *(self.source_shape[axis], self.source_mm[axis], self.spacing_mm[axis], start, stop, self.origin_mm[axis])
+        )
+
+    def axis_weights_back(self, axis: int, start: int, stop: int) -> sparse.csr_array:
+        """Weights (stop - start, voxels of this grid) that resample one of its axes to source voxels start..stop."""
+        return axis_weights(
+            *(self.shape[axis], self.spacing_mm[axis], self.source_mm[axis], start, stop, -self.origin_mm[axis])
+        )
 
     def source_box(self, box: Box) -> Box:
         """The source voxels that voxels in `box` touch."""
         start, stop = [], []
-        for low, high, n, s, t in zip(*box, self.source_shape, self.source_mm, self.spacing_mm, strict=True):
-            start.append(min(n - 1, max(0, int(np.floor(low * t / s + 1e-6)))))
-            stop.append(max(start[-1] + 1, min(n, int(np.ceil(high * t / s - 1e-6)))))
+        axes = zip(*box, self.source_shape, self.source_mm, self.spacing_mm, self.origin_mm, strict=True)
+        for low, high, n, s, t, o in axes:
+            start.append(min(n - 1, max(0, int(np.floor((o + low * t) / s + 1e-6)))))
+            stop.append(max(start[-1] + 1, min(n, int(np.ceil((o + high * t) / s - 1e-6)))))
         return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
 
 
-def axis_weights(n: int, source_mm: float, target_mm: float, start: int, stop: int) -> sparse.csr_array:
-    """Sparse weights, float32 (stop - start, n); each row sums to 1. Target voxel j spans [j, j+1) * target_mm."""
+def axis_weights(
+    n: int, source_mm: float, target_mm: float, start: int, stop: int, origin_mm: float = 0.0
+) -> sparse.csr_array:
+    """Sparse weights, float32 (stop - start, n); each row sums to 1.
+
+    Target voxel j spans [j, j+1) * target_mm from `origin_mm` on, measured from the source's corner.
+    """
     if target_mm <= source_mm * (1 + 1e-6):
-        centre = (np.arange(start, stop) + 0.5) * (target_mm / source_mm) - 0.5
-        first = np.floor(centre).astype(np.int64)
-        taps = first[:, None] + np.arange(2)
-        weights = np.stack([1 - (centre - first), centre - first], axis=1)
-    else:
-        low = np.arange(start, stop) * (target_mm / source_mm) - 0.5
-        high = np.minimum(low + target_mm / source_mm, n - 0.5)
-        low = np.minimum(low, high - 1e-3)
-        width = int(np.ceil(target_mm / source_mm)) + 3
-        taps = np.floor(low).astype(np.int64)[:, None] + np.arange(width)
-        weights = _hat_integral(high[:, None] - taps) - _hat_integral(low[:, None] - taps)
-    weights /= weights.sum(axis=1, keepdims=True)
-    rows = np.repeat(np.arange(stop - start), taps.shape[1])
+        return linear_weights(n, source_mm, target_mm, start, stop, origin_mm)
+    low = np.arange(start, stop) * (target_mm / source_mm) - 0.5 + origin_mm / source_mm
+    high = np.minimum(low + target_mm / source_mm, n - 0.5)
+    low = np.minimum(low, high - 1e-3)
+    width = int(np.ceil(target_mm / source_mm)) + 3
+    taps = np.floor(low).astype(np.int64)[:, None] + np.arange(width)
+    weights = _hat_integral(high[:, None] - taps) - _hat_integral(low[:, None] - taps)
+    return _matrix(weights / weights.sum(axis=1, keepdims=True), taps, n)
+
+
+def linear_weights(
+    n: int, source_mm: float, target_mm: float, start: int, stop: int, origin_mm: float = 0.0
+) -> sparse.csr_array:
+    """The same, but linear between the two nearest source voxels, however coarse the target is."""
+    centre = (np.arange(start, stop) + 0.5) * (target_mm / source_mm) - 0.5 + origin_mm / source_mm
+    first = np.floor(centre).astype(np.int64)
+    weights = np.stack([1 - (centre - first), centre - first], axis=1)
+    return _matrix(weights, first[:, None] + np.arange(2), n)
+
+
+def _matrix(weights: npt.NDArray[np.float64], taps: npt.NDArray[np.int64], n: int) -> sparse.csr_array:
+    """Weights (rows, taps) at source voxels `taps` as a sparse matrix (rows, n)."""
+    rows = np.repeat(np.arange(len(taps)), taps.shape[1])
     columns = np.clip(taps, 0, n - 1).ravel()  # beyond the edge the outermost voxel goes on
-    matrix = sparse.coo_array((weights.ravel().astype(np.float32), (rows, columns)), shape=(stop - start, n)).tocsr()
+    matrix = sparse.coo_array((weights.ravel().astype(np.float32), (rows, columns)), shape=(len(taps), n)).tocsr()
     matrix.eliminate_zeros()
     return matrix
 
 
-def resample(hu: npt.NDArray[np.int16], grid: Grid, box: Box) -> Float:
-    """HU on the grid's voxels in `box`, float32. hu: the source in canonical order, int16, any strides."""
+def resample(source: npt.NDArray[np.generic], grid: Grid, box: Box, clip: tuple[float, float] | None = None) -> Float:
+    """The source on the grid's voxels in `box`, float32. source: canonical order, any type and strides; clip: what its
+    values are clipped to before."""
     (z0, y0, x0), (z1, y1, x1) = box
     along_z, (first, last) = _cropped(grid.axis_weights(0, z0, z1))
     along_y, rows = _cropped(grid.axis_weights(1, y0, y1))
@@ -97,7 +129,8 @@ def resample(hu: npt.NDArray[np.int16], grid: Grid, box: Box) -> Float:
     flat = result.reshape(z1 - z0, -1)
     for begin in range(first, last, _SLAB):
         end = min(begin + _SLAB, last)
-        slab = _in_plane(hu[begin:end, slice(*rows), slice(*columns)], along_y, along_x)
+        slices = source[begin:end, slice(*rows), slice(*columns)]
+        slab = _in_plane(slices if clip is None else np.clip(slices, *clip), along_y, along_x)
         weights = along_z[:, begin - first : end - first]
         touched = np.flatnonzero(np.diff(weights.indptr))
         low, high = int(touched[0]), int(touched[-1]) + 1
@@ -109,22 +142,6 @@ def interpolate(array: Float, along_z: sparse.csr_array, along_y: sparse.csr_arr
     """`array` resampled by the weights of three axes, at once: for small arrays and slabs."""
     stretched = (along_z @ array.reshape(array.shape[0], -1)).reshape(-1, *array.shape[1:])
     return _in_plane(stretched, along_y, along_x)
-
-
-def normalise(hu: Float, intensity: Clip) -> None:
-    """HU → network input, in place."""
-    np.clip(hu, intensity.clip_low_hu, intensity.clip_high_hu, out=hu)
-    hu -= np.float32(intensity.mean_hu)
-    hu *= np.float32(1 / intensity.std_hu)
-
-
-def padded(image: Float, shape: Index, intensity: Clip) -> Tensor:
-    """A network's input (1, 1, *shape): the image, and air beyond its far ends."""
-    air = min(max(AIR_HU, intensity.clip_low_hu), intensity.clip_high_hu)
-    result = np.full((1, 1, *shape), (air - intensity.mean_hu) / intensity.std_hu, dtype=np.float32)
-    z, y, x = image.shape
-    result[0, 0, :z, :y, :x] = image
-    return result
 
 
 def _in_plane(slices: npt.NDArray[np.generic], along_y: sparse.csr_array, along_x: sparse.csr_array) -> Float:

@@ -32,19 +32,31 @@ def region_box(organ: FoundOrgan, margin_mm: float, grid: Grid, at_least: Index)
         across = tuple(a for a in range(3) if a != axis)
         hit = np.flatnonzero(organ.mask.any(axis=across))
         coarse, fine, n = organ.grid.spacing_mm[axis], grid.spacing_mm[axis], grid.shape[axis]
-        low = max(0, int(np.floor((hit[0] * coarse - margin_mm) / fine)))
-        high = min(n, int(np.ceil(((hit[-1] + 1) * coarse + margin_mm) / fine)))
-        low, high = _widened(min(low, n - 1), high, n, at_least[axis])
+        away = organ.grid.origin_mm[axis] - grid.origin_mm[axis]
+        low = max(0, int(np.floor((away + hit[0] * coarse - margin_mm) / fine)))
+        high = min(n, int(np.ceil((away + (hit[-1] + 1) * coarse + margin_mm) / fine)))
+        low, high = _widened(min(low, n - 1), max(high, 1), n, at_least[axis])
         start.append(low)
         stop.append(high)
     return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
 
 
+def stretched_grid(organ: FoundOrgan, margin_mm: float, size: Index) -> Grid:
+    """A grid of `size` (z, y, x) voxels, stretched over a non-empty organ and its margin."""
+    source = organ.grid
+    millimetre = Grid(source.source_shape, source.source_mm, (1.0, 1.0, 1.0))
+    (z0, y0, x0), stop = region_box(organ, margin_mm, millimetre, (1, 1, 1))
+    z, y, x = ((high - low) / n for low, high, n in zip((z0, y0, x0), stop, size, strict=True))
+    return Grid(source.source_shape, source.source_mm, (z, y, x), (float(z0), float(y0), float(x0)), size)
+
+
 def region_of(organ: FoundOrgan, margin_mm: float, grid: Grid, box: Box) -> Region:
     """The organ and its margin on `grid`, from its distance map: smooth although the localiser's voxels are coarse."""
     distance = signed_distance(organ)
+    coarse, fine = organ.grid.spacing_mm, grid.spacing_mm
+    offset = [a - b for a, b in zip(grid.origin_mm, organ.grid.origin_mm, strict=True)]
     weights = [
-        axis_weights(organ.mask.shape[axis], organ.grid.spacing_mm[axis], grid.spacing_mm[axis], low, high)
+        axis_weights(organ.mask.shape[axis], coarse[axis], fine[axis], low, high, offset[axis])
         for axis, (low, high) in enumerate(zip(*box, strict=True))
     ]
     z, y, x = (high - low for low, high in zip(*box, strict=True))

@@ -1,8 +1,9 @@
-"""Overlapping tiles over a region, and Gaussian weights that sum to 1 in every voxel.
+"""Overlapping tiles over a region, and weights that sum to 1 in every voxel.
 
 A tile's middle sees more of its surroundings than its edge, so it counts more: weights fall off with sigma = edge / 8
-(nnU-Net, Isensee et al. 2021). Tiles stand on a product of three axes and the Gaussian is separable; so is the sum of
-all weights in a voxel, and each axis can be normalised by itself. No map of weights is ever held.
+(nnU-Net, Isensee et al. 2021). Tiles stand on a product of three axes and the Gaussian is
+separable; so is the sum of all weights in a voxel, and each axis can be normalised by itself. No map of weights is ever
+held.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from core.volume import Index
 
+Steps = Literal["even", "last_shifted"]
 _SIGMA = 1 / 8
 
 
@@ -34,29 +37,35 @@ class Tile:
         return (z, y, x)
 
 
-def starts(n: int, size: int, overlap: float) -> tuple[int, ...]:
-    """Where tiles of `size` begin so that they cover 0..n evenly, neighbours overlapping by at least `overlap`."""
+def starts(n: int, size: int, overlap: float, steps: Steps = "even") -> tuple[int, ...]:
+    """Where tiles of `size` begin so that they cover 0..n, neighbours overlapping by at least `overlap`.
+
+    even: spread evenly, as nnU-Net does. last_shifted: steps of size * (1 - overlap), the last one cut short, as
+    MONAI's SlidingWindowInferer does.
+    """
     if n <= size:
         return (0,)
     step = max(1, int(size * (1 - overlap)))
     count = -(-(n - size) // step) + 1
+    if steps == "last_shifted":
+        return tuple(min(i * step, n - size) for i in range(count))
     return tuple(round(float(position)) for position in np.linspace(0, n - size, count))
 
 
-def axis_weights(n: int, size: int, begins: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def axis_weights(n: int, size: int, begins: tuple[int, ...], gaussian: bool = True) -> npt.NDArray[np.float32]:
     """Weights (tiles, min(size, n)) along one axis; over the tiles that cover a voxel they sum to 1."""
     edge = min(size, n)
-    bell = np.exp(-0.5 * ((np.arange(edge) - (edge - 1) / 2) / (_SIGMA * edge)) ** 2)
+    bell = np.exp(-0.5 * ((np.arange(edge) - (edge - 1) / 2) / (_SIGMA * edge)) ** 2) if gaussian else np.ones(edge)
     total = np.zeros(n)
     for begin in begins:
         total[begin : begin + edge] += bell
     return np.stack([bell / total[begin : begin + edge] for begin in begins]).astype(np.float32)
 
 
-def tiles(shape: Index, size: Index, overlap: float) -> Iterator[Tile]:
+def tiles(shape: Index, size: Index, overlap: float, gaussian: bool = True, steps: Steps = "even") -> Iterator[Tile]:
     """All tiles over a region of `shape`, in a fixed order (z slowest)."""
-    begins = [starts(n, edge, overlap) for n, edge in zip(shape, size, strict=True)]
-    weights = [axis_weights(n, edge, b) for n, edge, b in zip(shape, size, begins, strict=True)]
+    begins = [starts(n, edge, overlap, steps) for n, edge in zip(shape, size, strict=True)]
+    weights = [axis_weights(n, edge, b, gaussian) for n, edge, b in zip(shape, size, begins, strict=True)]
     for i, j, k in product(*(range(len(b)) for b in begins)):
         start = (begins[0][i], begins[1][j], begins[2][k])
         along = (weights[0][i], weights[1][j], weights[2][k])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from core.errors import EngineError
-from engines.runtime import Tensor
+from engines.runtime import Network, Tensor, Window
+from engines.runtime.host import HostPass
 from engines.runtime.trust import INPUT, OUTPUT, check_image, check_interface, check_logits, poisoned
 
 # All of ONNX Runtime's exceptions derive straight from Exception, and which there are differs between versions.
@@ -35,6 +38,10 @@ class OnnxRuntime:
         self._options.enable_cpu_mem_arena = False
         self._options.log_severity_level = 4  # errors reach us as exceptions
 
+    def open_pass(self, networks: Sequence[Network], image: npt.NDArray[np.float32], window: Window) -> HostPass:
+        """A sliding window in the computer's own memory."""
+        return HostPass(networks, image, window)
+
     def load(self, onnx: Path) -> OnnxNetwork:
         """Read an ONNX file and prepare it."""
         try:
@@ -53,8 +60,9 @@ class OnnxNetwork:
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        channels = session.get_outputs()[0].shape[1]
-        self._channels = channels if isinstance(channels, int) else None
+        output = session.get_outputs()[0].shape
+        self._channels = output[1] if isinstance(output[1], int) else None
+        self._gives_a_map = len(output) == 5
 
     def prepare(self, shape: tuple[int, int, int]) -> None:
         """Nothing: ONNX Runtime does not specialise for a shape."""
@@ -67,7 +75,7 @@ class OnnxNetwork:
             if self._channels is None:
                 logits: Tensor = self._session.run([OUTPUT], {INPUT: image})[0]
             else:
-                logits = poisoned((1, self._channels, *image.shape[2:]))
+                logits = poisoned((1, self._channels, *(image.shape[2:] if self._gives_a_map else ())))
                 self._run_into(logits, image)
         except _ERRORS as error:
             raise _engine_error("ONNX Runtime did not run the network", error) from error

@@ -7,14 +7,17 @@ fast as dynamic ones); the last few are kept, because tiles always have the same
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 
 from core.errors import EngineError
-from engines.runtime import Tensor
+from engines.runtime import Network, Tensor, Window
+from engines.runtime.host import HostPass
 from engines.runtime.trust import check_image, check_interface, check_logits, poisoned
 
 _DEVICE = "CPU"
@@ -45,6 +48,10 @@ class OpenVinoRuntime:
         if cache is not None:
             self._options["CACHE_DIR"] = str(cache)
 
+    def open_pass(self, networks: Sequence[Network], image: npt.NDArray[np.float32], window: Window) -> HostPass:
+        """A sliding window in the computer's own memory."""
+        return HostPass(networks, image, window)
+
     def load(self, onnx: Path) -> OpenVinoNetwork:
         """Read an ONNX file; it is compiled when the first image's shape is known."""
         try:
@@ -65,6 +72,8 @@ class OpenVinoNetwork:
         self._core = core
         self._model = model
         self._options = options
+        channels = model.input(0).partial_shape[1]
+        self._channels = channels.get_length() if channels.is_static else 1
         self._requests: OrderedDict[tuple[int, ...], tuple[ov.InferRequest, tuple[int, ...]]] = OrderedDict()
 
     def prepare(self, shape: tuple[int, int, int]) -> None:
@@ -74,7 +83,7 @@ class OpenVinoNetwork:
             return
         try:
             model = self._model.clone()
-            model.reshape([1, 1, *shape])
+            model.reshape([1, self._channels, *shape])
             compiled = self._core.compile_model(model, _DEVICE, self._options)
             output = tuple(compiled.output(0).shape)
             self._requests[shape] = (compiled.create_infer_request(), output)

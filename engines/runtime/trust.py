@@ -14,21 +14,21 @@ OUTPUT = "logits"
 
 
 def check_interface(inputs: Sequence[tuple[str, int]], outputs: Sequence[tuple[str, int]]) -> None:
-    """EngineError unless the network takes `image` and gives `logits`, both with five axes.
+    """EngineError unless the network takes `image` with five axes and gives `logits` with five, or two.
 
     inputs, outputs: (name, number of axes) of each.
     """
-    if list(inputs) != [(INPUT, 5)] or list(outputs) != [(OUTPUT, 5)]:
+    if list(inputs) != [(INPUT, 5)] or list(outputs) not in ([(OUTPUT, 5)], [(OUTPUT, 2)]):
         raise EngineError(
             f"the network takes {_listed(inputs)} and gives {_listed(outputs)}",
-            remedy=f"Export it with one input `{INPUT}` (1,1,Z,Y,X) and one output `{OUTPUT}` (1,C,Z,Y,X).",
+            remedy=f"Export it with one input `{INPUT}` (1,I,Z,Y,X) and one output `{OUTPUT}` (1,C,Z,Y,X) or (1,C).",
         )
 
 
 def check_image(image: Tensor) -> None:
-    """EngineError unless an image is finite float32 (1, 1, Z, Y, X)."""
-    if image.dtype != np.float32 or image.ndim != 5 or image.shape[:2] != (1, 1) or 0 in image.shape:
-        raise EngineError(f"an image is float32 (1,1,Z,Y,X), not {image.dtype} {image.shape}")
+    """EngineError unless an image is finite float32 (1, I, Z, Y, X)."""
+    if image.dtype != np.float32 or image.ndim != 5 or image.shape[0] != 1 or 0 in image.shape:
+        raise EngineError(f"an image is float32 (1,I,Z,Y,X), not {image.dtype} {image.shape}")
     if not _all_finite(image):
         raise EngineError("the image holds NaN or infinity")
 
@@ -39,10 +39,10 @@ def poisoned(shape: tuple[int, ...]) -> Tensor:
 
 
 def check_logits(logits: Tensor, image: Tensor) -> None:
-    """EngineError unless logits belong to the image's grid, are finite throughout and not all zero."""
-    if logits.dtype != np.float32 or logits.ndim != 5 or logits.shape[0] != 1:
-        raise EngineError(f"logits are float32 (1,C,Z,Y,X), not {logits.dtype} {logits.shape}")
-    if logits.shape[2:] != image.shape[2:]:
+    """EngineError unless logits are finite throughout, not all zero, and a map on the image's grid (or scores)."""
+    if logits.dtype != np.float32 or logits.ndim not in (2, 5) or logits.shape[0] != 1:
+        raise EngineError(f"logits are float32 (1,C,Z,Y,X) or (1,C), not {logits.dtype} {logits.shape}")
+    if logits.ndim == 5 and logits.shape[2:] != image.shape[2:]:
         raise EngineError(f"logits of shape {logits.shape[2:]} for an image of shape {image.shape[2:]}")
     check_found(not _all_finite(logits), bool(logits.any()))
 

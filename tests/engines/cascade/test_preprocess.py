@@ -13,8 +13,7 @@ from core.errors import InputRefused
 from core.finding import Reason
 from core.volume import Geometry, Vector, Volume
 from engines.cascade.orientation import Orientation, orientation_of
-from engines.cascade.preprocess import Grid, axis_weights, interpolate, normalise, padded, resample
-from engines.manifest import Clip
+from engines.cascade.preprocess import Grid, axis_weights, interpolate, resample
 
 spacings = st.floats(0.4, 7.0)
 sizes = st.integers(1, 40)
@@ -100,17 +99,6 @@ def test_a_grid_covers_its_source_and_its_boxes_find_it_again(
         assert m * t >= n * s - 1e-3
         assert (m - 1) * t < n * s or m == 1
     assert grid.source_box(((0, 0, 0), grid.shape)) == ((0, 0, 0), shape)
-
-
-def test_normalising_clips_shifts_and_scales_and_padding_is_air() -> None:
-    intensity = Clip(clip_low_hu=-1000, clip_high_hu=400, mean_hu=-200, std_hu=300)
-    hu = np.array([[[-2000.0, -200.0, 3000.0]]], dtype=np.float32)
-    normalise(hu, intensity)
-    np.testing.assert_allclose(hu, [[[-800 / 300, 0, 2]]], rtol=1e-6)
-    image = padded(hu, (2, 1, 4), intensity)
-    assert image.shape == (1, 1, 2, 1, 4)
-    np.testing.assert_allclose(image[0, 0, 1], -800 / 300, rtol=1e-6)
-    np.testing.assert_allclose(image[0, 0, 0, 0, 3], -800 / 300, rtol=1e-6)
 
 
 def _geometries() -> list[Geometry]:

@@ -10,21 +10,26 @@ import onnxruntime as ort
 import pytest
 
 from core.errors import DeviceLost, EngineError
-from engines.cascade.detect import probability_of
-from engines.cascade.preprocess import padded
 from engines.cascade.tiles import tiles
-from engines.manifest.networks import Clip
+from engines.runtime.host import activated
 from engines.runtime.ring import Activation, DevicePass, Window, region_of
 from tests.engines.runtime import networks
 from tests.engines.runtime.gpu.simulator import SimulatedDevice, SimulatedExecution
 
-INTENSITY = Clip(**networks.INTENSITY)
-AIR = -10.24  # what `padded` fills in with this intensity: -1024 HU / 100
+AIR = -10.24  # -1024 HU, normalised as the tiny networks expect it: HU / 100
 SIZE = (8, 8, 8)
 
 
 def image(*shape: int) -> npt.NDArray[np.float32]:
     return np.random.default_rng(3).normal(size=(1, 1, *shape)).astype(np.float32)
+
+
+def padded(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A network's input: the image, and air beyond its far ends."""
+    result = np.full((1, 1, *SIZE), AIR, dtype=np.float32)
+    z, y, x = image.shape
+    result[0, 0, :z, :y, :x] = image
+    return result
 
 
 def reference(
@@ -42,12 +47,12 @@ def reference(
         inside = tuple(slice(0, b - a) for a, b in zip(tile.start, tile.stop, strict=True))
         for flips in mirrors:
             axes = tuple(2 + axis for axis, flip in enumerate(flips) if flip)
-            given = np.ascontiguousarray(np.flip(padded(x[0, 0][tile.where], SIZE, INTENSITY), axes))
+            given = np.ascontiguousarray(np.flip(padded(x[0, 0][tile.where]), axes))
             logits = np.flip(session.run(["logits"], {"image": given})[0], axes)
             if activation == "none":
                 part = logits[0]
             else:
-                part = np.stack([probability_of(logits, c, activation) for c in range(channels)])
+                part = activated(logits[0], activation)
             along_z, along_y, along_x = tile.weights
             part = part[(slice(None), *inside)] * np.float32(1 / len(mirrors))
             result[(slice(None), *tile.where)] += part * along_z[:, None, None] * (along_y[:, None] * along_x)

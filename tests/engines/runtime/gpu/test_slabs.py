@@ -8,7 +8,8 @@ import pytest
 
 from core.errors import EngineError
 from engines.cascade import preprocess
-from engines.cascade.preprocess import Grid, interpolate, normalise
+from engines.cascade.intensity import normaliser
+from engines.cascade.preprocess import Grid, interpolate
 from engines.cascade.tiles import tiles
 from engines.manifest.networks import Clip
 from engines.runtime import slabs
@@ -47,7 +48,7 @@ def test_resampling_a_scan_gives_what_numpy_gives(
     image = slabs.resample(device, upside_down, (weights[0], weights[1], weights[2]))
     np.testing.assert_allclose(image.scan(), expected, rtol=1e-6, atol=1e-4)
     image.normalise(CLIP.clip_low_hu, CLIP.clip_high_hu, CLIP.mean_hu, CLIP.std_hu)
-    normalise(expected, CLIP)
+    normaliser(CLIP, expected).apply(expected)
     np.testing.assert_allclose(image.scan(), expected, rtol=1e-6, atol=1e-5)
     device.check()
 
@@ -58,7 +59,7 @@ def test_normalising_gives_the_very_bits_of_numpy(device: SimulatedDevice) -> No
     image.set_channel(0, values)
     image.normalise(CLIP.clip_low_hu, CLIP.clip_high_hu, CLIP.mean_hu, CLIP.std_hu)
     expected = values.copy()
-    normalise(expected, CLIP)
+    normaliser(CLIP, expected).apply(expected)
     assert image.scan().tobytes() == expected.tobytes()
 
 
@@ -69,7 +70,7 @@ def test_a_scan_resampled_on_the_device_goes_through_a_pass_without_leaving_it(d
     image = slabs.resample(device, source, (weights[0], weights[1], weights[2]))
     image.normalise(CLIP.clip_low_hu, CLIP.clip_high_hu, CLIP.mean_hu, CLIP.std_hu)
     host = preprocess.resample(source, grid, ((0, 0, 0), grid.shape))
-    normalise(host, CLIP)
+    normaliser(CLIP, host).apply(host)
     window = Window((z, y, x), (0.0,))
     taken = []
     for region in (image, region_of(device, host[None, None])):
