@@ -219,7 +219,7 @@ def phantom(
 
 def main() -> NoReturn:
     """Entry point: an error says what happened and what to do, and exits 1."""
-    _register_publishing()
+    _register_more()
     try:
         app()
     except OneScanError as error:
@@ -231,10 +231,12 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _register_publishing() -> None:
-    from engines.publish import register
+def _register_more() -> None:
+    from engines import publish
+    from engines.importers import cli as importers
 
-    register(app)
+    publish.register(app)
+    importers.register(app)
 
 
 def _input(path: Path | None, seed: int | None) -> tuple[Volume, int | None, list[dict[str, Any]] | None]:

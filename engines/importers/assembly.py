@@ -1,0 +1,140 @@
+"""Networks and what is said of them → a bundle, with golden cases answered here where nobody knows the answers yet.
+
+The reference for a golden case is ONNX Runtime in fp32: what every device must then reproduce within tolerances.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+from pydantic import ValidationError
+
+from core.errors import BundleRefused
+from core.finding import Reason
+from engines import volumefile
+from engines.bundle import Bundle, Content, write_bundle
+from engines.cascade import Analysis, Cascade, PatientContext
+from engines.importers import ImportRefused
+from engines.importers.fitting import Fitted, fitted
+from engines.importers.graph import to_bytes
+from engines.manifest import GoldenAnswer, GoldenCase, GoldenOrgan, ManifestDraft
+from engines.runtime.choice import choose
+
+Say = Callable[[str], None]
+SCORE_TOLERANCE = 0.05
+ORGAN_TOLERANCE, ORGAN_TOLERANCE_ML = 0.05, 20.0
+
+
+def draft_of(fields: Mapping[str, Any]) -> tuple[ManifestDraft, tuple[Mapping[str, Any], ...]]:
+    """A draft without the golden cases that expect nothing yet, and those cases. ImportRefused names a field."""
+    golden = fields.get("golden") or ()
+    if not isinstance(golden, Sequence) or not all(isinstance(case, Mapping) for case in golden):
+        raise ImportRefused("golden: a list of cases is wanted, each with name and input")
+    unanswered = tuple(case for case in golden if not case.get("answers") and not case.get("organs"))
+    kept = [case for case in golden if case not in unanswered]
+    try:
+        return ManifestDraft.model_validate({**fields, "golden": kept}), unanswered
+    except ValidationError as error:
+        raise ImportRefused(
+            in_words(error), remedy="Correct the manifest: `onescan-engines schema` is its form."
+        ) from (error)
+
+
+def assemble(
+    into: Path,
+    fields: Mapping[str, Any],
+    models: Mapping[str, ModelProto],
+    others: Sequence[Content] = (),
+    say: Say = lambda line: None,
+) -> tuple[Bundle, Mapping[str, Fitted]]:
+    """A bundle in `into`, and what was found of each network file.
+
+    fields: of a `ManifestDraft`, as JSON has them; golden cases without answers and organs get those that the cascade
+    gives here. models: network files by name; others: the other files. After ImportRefused nothing is there.
+    """
+    if into.exists():
+        raise BundleRefused(6, f"{into} exists already", remedy="Choose a new folder or remove the old one first.")
+    draft, unanswered = draft_of(fields)
+    files = _fitted_files(draft, models, say)
+    contents = [*(Content(name, "network", to_bytes(found.model)) for name, found in files.items()), *others]
+    golden = _answered(draft, unanswered, contents, say)
+    whole = draft.model_copy(update={"golden": (*draft.golden, *golden)})
+    return write_bundle(into, whole, contents), files
+
+
+def _fitted_files(draft: ManifestDraft, models: Mapping[str, ModelProto], say: Say) -> dict[str, Fitted]:
+    networks = {spec.id: spec for spec in draft.networks}
+    files: dict[str, Fitted] = {}
+    for spec in draft.networks:
+        for name in spec.all_files:
+            if name not in models:
+                raise ImportRefused(f"network {spec.id}: there is no file {name}")
+            say(f"checking {name}")
+            found = fitted(models[name], spec, name, networks)
+            files[name] = found
+            say(f"{name}: {found.weights:,} weights, opset {found.opset}, {found.seconds:.1f} s on {found.size}")
+    return files
+
+
+def _answered(
+    draft: ManifestDraft, unanswered: Sequence[Mapping[str, Any]], contents: Sequence[Content], say: Say
+) -> list[GoldenCase]:
+    if not unanswered:
+        return []
+    with tempfile.TemporaryDirectory(prefix="onescan-") as folder:
+        bundle = write_bundle(Path(folder) / "bundle", draft.model_copy(update={"golden": ()}), contents)
+        cascade = Cascade(bundle, choose("onnx", precision="fp32").runtime)
+        return [_golden_case(case, cascade, bundle, say) for case in unanswered]
+
+
+def _golden_case(case: Mapping[str, Any], cascade: Cascade, bundle: Bundle, say: Say) -> GoldenCase:
+    name, source = str(case.get("name")), str(case.get("input"))
+    try:
+        volume = volumefile.read(bundle.path(source))
+    except KeyError as error:
+        raise ImportRefused(f"golden case {name}: there is no file {source}") from error
+    say(f"answering golden case {name} in fp32")
+    analysis = cascade.analyse(volume, PatientContext(age_years=case.get("age_years")))
+    try:
+        return GoldenCase.model_validate({**case, **expectations(analysis)})
+    except ValidationError as error:
+        raise ImportRefused(f"golden case {name}: {in_words(error)}") from error
+
+
+def expectations(analysis: Analysis) -> dict[str, Any]:
+    """What one analysis says, as the answers and organs that a golden case expects. ImportRefused after a failure."""
+    for answer in analysis.answers:
+        if answer.reason in (Reason.FAILED, Reason.MEMORY, Reason.DEADLINE):
+            raise ImportRefused(f"a golden case could not be analysed: {answer.detail}")
+    answers = [
+        GoldenAnswer(
+            cancer=answer.cancer,
+            verdict=answer.verdict,
+            reason=answer.reason,
+            score=None if answer.score is None else round(answer.score, 4),
+            score_tolerance=SCORE_TOLERANCE,
+        )
+        for answer in analysis.answers
+        if answer.reason is not Reason.NO_MODEL
+    ]
+    organs = [
+        GoldenOrgan(
+            organ=organ,
+            volume_ml=round(ml, 1),
+            tolerance_ml=round(max(ORGAN_TOLERANCE * ml, ORGAN_TOLERANCE_ML), 1),
+        )
+        for organ, ml in analysis.organs_ml.items()
+    ]
+    return {"answers": answers, "organs": organs}
+
+
+def in_words(error: ValidationError) -> str:
+    """The first complaint of pydantic, with the place it is about."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "manifest"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {first['msg']}{more}"
