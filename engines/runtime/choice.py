@@ -6,14 +6,18 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from core.errors import EngineError
 from engines.runtime import Runtime
 
-Preference = Literal["auto", "openvino", "onnx"]
+if TYPE_CHECKING:
+    from engines.runtime.gpu import TensorRtRuntime
+
+Preference = Literal["auto", "tensorrt", "openvino", "onnx"]
 Precision = Literal["auto", "fp32"]
 _LIBRARY = {"openvino": "openvino", "onnx": "onnxruntime"}
+_TENSORRT = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,70 @@ class Choice:
 
 
 def choose(
-    preference: Preference = "auto", threads: int = 0, precision: Precision = "auto", cache: Path | None = None
+    preference: Preference = "auto",
+    threads: int = 0,
+    precision: Precision = "auto",
+    cache: Path | None = None,
+    plans: Path | None = None,
 ) -> Choice:
-    """The runtime to use. `auto` takes the fastest that is installed; a runtime named by a person is never replaced.
+    """The runtime to use. `auto` takes the fastest that can run here; a runtime named by a person is never replaced.
 
-    threads: cores that one inference may use, 0 for all of this process. precision: fp32 forgoes bf16 (slower, exact).
-    cache: folder for compiled networks (OpenVINO), or None. EngineError where the wanted library is not installed.
+    threads: cores that one inference may use, 0 for all of this process. precision: fp32 forgoes bf16 and TF32 (slower,
+    exact). cache: folder for compiled networks (OpenVINO), or None. plans: folder of TensorRT's plans, default
+    `plans_folder()`. EngineError where the wanted library, or the GPU for it, is not there.
     """
     cores = threads or available_cores()
+    if preference == "tensorrt":
+        return _tensorrt(preference, precision, plans)
+    if preference == "auto":
+        try:
+            return _tensorrt(preference, precision, plans)
+        except EngineError as error:
+            choice = _on_cpu(preference, cores, precision, cache)
+            return Choice(choice.runtime, f"{choice.why}; {error}")
+    return _on_cpu(preference, cores, precision, cache)
+
+
+def plans_folder() -> Path:
+    """Where plans lie unless somebody says otherwise: ONESCAN_PLANS, or onescan/plans in the user's cache folder."""
+    if named := os.environ.get("ONESCAN_PLANS"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onescan" / "plans"
+
+
+def open_tensorrt(precision: Precision, plans: Path | None, *, trial: bool = False) -> TensorRtRuntime:
+    """TensorRT on the first GPU. EngineError where the library or the GPU is not there.
+
+    trial: it also runs plans that were not compared with the reference yet (`engines.build` compares them).
+    """
+    if not any(importlib.util.find_spec(name) for name in _TENSORRT):
+        raise EngineError("TensorRT is not installed", remedy=_NO_TENSORRT)
+    try:
+        from engines.runtime import cuda
+    except ImportError as error:
+        raise EngineError(f"TensorRT needs pycuda, which can't be imported: {error}", remedy=_NO_TENSORRT) from error
+    device = cuda.first_device()
+    try:
+        from engines.runtime import tensorrt
+    except (ImportError, OSError) as error:
+        raise EngineError(f"TensorRT can't be loaded: {error}", remedy=_NO_TENSORRT) from error
+    from engines.runtime.gpu import TensorRtRuntime
+    from engines.runtime.plans import Shelf
+
+    return TensorRtRuntime(device, tensorrt, Shelf(plans or plans_folder()), tf32=precision != "fp32", trial=trial)
+
+
+_NO_TENSORRT = "Install the extra `jetson` of onescan on a machine with an NVIDIA GPU, or choose another runtime."
+
+
+def _tensorrt(preference: Preference, precision: Precision, plans: Path | None) -> Choice:
+    runtime = open_tensorrt(precision, plans)
+    asked = "asked for" if preference == "tensorrt" else "the fastest runtime installed"
+    number = "fp32, as asked for" if precision == "fp32" else "at the precision of each network's file"
+    return Choice(runtime, f"TensorRT on {runtime.device.identity.name} ({asked}); {number}")
+
+
+def _on_cpu(preference: Preference, cores: int, precision: Precision, cache: Path | None) -> Choice:
     if preference == "openvino" or (preference == "auto" and _installed("openvino")):
         return _openvino(preference, cores, precision, cache)
     if preference == "onnx" or _installed("onnx"):

@@ -91,18 +91,18 @@ class CudaDevice:
     def stream(self) -> Stream:
         """A stream that does not wait for the default one."""
         with self.checked("making a stream"):
-            return _CheckedStream(self, cuda.Stream(_NON_BLOCKING))
+            return _Stream(self, cuda.Stream(_NON_BLOCKING))
 
     def record(self, stream: Stream) -> Event:
         """The point that `stream`'s work has come to."""
         with self.checked("recording an event"):
-            event = cuda.Event(cuda.event_flags.DISABLE_TIMING)
+            event = cuda.Event()
             event.record(_raw(stream))
-            return _CheckedEvent(self, event)
+            return _Event(self, event)
 
     def wait(self, stream: Stream, event: Event) -> None:
         """Further work on `stream` begins only after `event`."""
-        assert isinstance(event, _CheckedEvent)
+        assert isinstance(event, _Event)
         with self.checked("waiting for an event"):
             _raw(stream).wait_for_event(event.raw)
 
@@ -170,7 +170,7 @@ class _DeviceMemory:
         self.nbytes = nbytes
 
 
-class _CheckedStream:
+class _Stream:
     def __init__(self, device: CudaDevice, raw: Any) -> None:
         self._device = device
         self.raw = raw
@@ -181,7 +181,7 @@ class _CheckedStream:
             self.raw.synchronize()
 
 
-class _CheckedEvent:
+class _Event:
     def __init__(self, device: CudaDevice, raw: Any) -> None:
         self._device = device
         self.raw = raw
@@ -190,9 +190,14 @@ class _CheckedEvent:
         with self._device.checked("the work before an event"):
             self.raw.synchronize()
 
+    def seconds_since(self, earlier: Event) -> float:
+        assert isinstance(earlier, _Event)
+        with self._device.checked("reading the GPU's clock"):
+            return float(self.raw.time_since(earlier.raw)) / 1000
+
 
 def _raw(stream: Stream) -> Any:
-    assert isinstance(stream, _CheckedStream)
+    assert isinstance(stream, _Stream)
     return stream.raw
 
 

@@ -69,6 +69,9 @@ class Event(Protocol):
     def synchronize(self) -> None:
         """Wait until the stream has come to it. DeviceLost or EngineError if work before it failed."""
 
+    def seconds_since(self, earlier: Event) -> float:
+        """Seconds on the GPU from `earlier`, of the same stream, to this one; both have been come to."""
+
 
 class Device(Protocol):
     """One GPU. Every method raises EngineError, or DeviceLost after an error that stays."""

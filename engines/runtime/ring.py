@@ -13,37 +13,23 @@ The ring holds the slices that tiles still touch, for all channels: (C, depth, Y
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from core.errors import EngineError
-from engines.runtime import Tensor
+from core.volume import Index
+from engines.runtime import Activation, Tile, Window
 from engines.runtime.device import POISON, Argument, Device, Event, Execution, Memory, Stream, address, tile_axis
 from engines.runtime.trust import check_found
 
-Index = tuple[int, int, int]
-Activation = Literal["none", "softmax", "sigmoid"]
 _ACTIVATIONS: dict[Activation, int] = {"none": 0, "softmax": 1, "sigmoid": 2}  # `Activation` of kernels/arithmetic.h
 _SLOTS = 2
 _SLAB = 16  # slices that are uploaded at once
 _FLOAT = 4  # bytes
-
-
-class Tile(Protocol):
-    """As engines.cascade.tiles makes them."""
-
-    @property
-    def start(self) -> Index: ...
-
-    @property
-    def stop(self) -> Index: ...
-
-    @property
-    def weights(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
 
 
 class Region(Protocol):
@@ -59,24 +45,11 @@ class Region(Protocol):
         """Further work on `stream` finds slices z < until of all channels."""
 
 
-@dataclass(frozen=True)
-class Window:
-    """How tiles are cut and blended.
-
-    size: the network's input (z, y, x). fill: what stands beyond the region's edges, one value a channel. centred: a
-    region smaller than the tile lies in the tile's middle instead of its near corner. activation: what is applied to
-    the logits before they are blended. runs: over how many networks' and mirrored runs of a tile the average goes.
-    """
-
-    size: Index
-    fill: tuple[float, ...]
-    centred: bool = False
-    activation: Activation = "none"
-    runs: int = 1
-
-
 class UploadedRegion:
-    """A host image on its way to the GPU: slabs go when a tile first needs them. One stream only, which orders them."""
+    """A host image (I, Z, Y, X), any strides, on its way to the GPU: slabs go when a tile first needs them.
+
+    For one stream, which orders uploads and what reads them.
+    """
 
     def __init__(self, device: Device, image: npt.NDArray[np.float32]) -> None:
         channels, z, y, x = image.shape
@@ -109,15 +82,15 @@ class UploadedRegion:
 
 
 class DevicePass:
-    """Tiles in, sums of weighted logits or probabilities out, final rows first.
+    """Tiles in, sums of weighted logits or probabilities out, final rows first: an `engines.runtime.Pass`.
 
-    executions: the networks (folds) whose outputs are averaged; all have the same channels. keep: slices below the
-    lowest tile that stay in the ring until `drop` (for resampling across a slab's border). EngineError where memory
+    executions: the networks (folds) whose outputs are averaged; all have the same channels. linger: slices below the
+    lowest tile that may stay in the ring until `drop` (for resampling across a slab's border). EngineError where memory
     lacks, a run fails or an output can't be trusted; the call that notices raises it, at the latest the next `take`.
     """
 
     def __init__(
-        self, device: Device, executions: Sequence[Execution], region: Region, window: Window, keep: int = 0
+        self, device: Device, executions: Sequence[Execution], region: Region, window: Window, linger: int = 0
     ) -> None:
         channels, z, y, x = region.shape
         shape = executions[0].logits_shape((1, channels, *window.size))
@@ -125,11 +98,13 @@ class DevicePass:
             e.input_channels != channels or e.logits_shape((1, channels, *window.size)) != shape for e in executions
         ):
             raise EngineError("the networks of an ensemble take or give different channels")
-        if shape[2:] != window.size:
-            raise EngineError(f"logits of shape {shape[2:]} for tiles of {window.size}")
-        self.channels = shape[1]
+        if shape[1:] != (window.channels, *window.size):
+            raise EngineError(f"logits of shape {shape}, not a map of {window.channels} channels")
+        kept = np.arange(window.channels) if window.keep is None else np.asarray(window.keep)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.channels = len(kept)
         self.plane = (y, x)
-        self.depth = min(z, window.size[0] + keep)
+        self.depth = min(z, window.size[0] + linger)
         self.dropped = 0  # slices below are gone
         self._device, self._executions, self._region, self._window = device, tuple(executions), region, window
         self._input_shape = (1, channels, *window.size)
@@ -139,11 +114,10 @@ class DevicePass:
         self._rows: Memory | None = None
         self.sums = device.allocate(_FLOAT * self.channels * self.depth * y * x)
         device.fill(self.sums.address, 0, self.sums.nbytes, self.compute)
-        self._fill = device.allocate(_FLOAT * channels)
-        self._fill_values = _pinned(device, np.asarray(window.fill, dtype=np.float32))
-        if self._fill_values.shape != (channels,):
+        if len(window.fill) != channels:
             raise EngineError(f"{channels} channels need as many values beyond the edge, not {len(window.fill)}")
-        device.upload(self._fill.address, self._fill_values, self._prepare)
+        self._fill = _Constant(device, np.asarray(window.fill, dtype=np.float32), self._prepare)
+        self._kept = _Constant(device, kept.astype(np.int32), self.compute)
         self._slots = [_Slot(device, self._input_shape, len(executions)) for _ in range(_SLOTS)]
         self._turn = 0
 
@@ -154,16 +128,19 @@ class DevicePass:
                               f"{self.depth} from {self.dropped} on")  # fmt: skip
         self._turn = (self._turn + 1) % _SLOTS
         slot = self._slots[self._turn]
-        slot.settle()
+        self._note(slot.settle())
         axes = self._axes(tile, flips)
         self._gather(slot, tile, axes)
         ready = self._device.record(self._prepare)
         self._device.wait(self.compute, ready)
         for run, execution in enumerate(self._executions):
             self._device.fill(self._logits.address, POISON, self._logits.nbytes, self.compute)
+            begun = self._device.record(self.compute)
             execution.enqueue(self._input_shape, slot.input.address, self._logits.address, self._scratch, self.compute)
+            ran = self._device.record(self.compute)
             self._inspect(slot, run)
             self._blend(slot, tile, axes)
+            slot.timed.append((begun, ran, self._device.record(self.compute)))
         slot.finish(self.compute)
 
     def take(self, until: int) -> npt.NDArray[np.float32]:
@@ -183,7 +160,7 @@ class DevicePass:
     def settle(self) -> None:
         """Wait until all work is done and known to be good."""
         for slot in self._slots:
-            slot.settle()
+            self._note(slot.settle())
         self.compute.synchronize()
 
     def _axes(self, tile: Tile, flips: Index) -> list[Argument]:
@@ -198,7 +175,7 @@ class DevicePass:
         self._region.complete(tile.stop[0], self._prepare)
         slot.send_weights(tile.weights, self._prepare)
         sizes = (np.int32(n) for n in (channels, z, y, x))
-        arguments = [address(self._region.memory), address(self._fill), address(slot.input), *sizes, *axes]
+        arguments = [address(self._region.memory), address(self._fill.memory), address(slot.input), *sizes, *axes]
         self._device.launch("gather_tile", int(np.prod(self._input_shape)), arguments, self._prepare)
 
     def _inspect(self, slot: _Slot, run: int) -> None:
@@ -209,10 +186,14 @@ class DevicePass:
     def _blend(self, slot: _Slot, tile: Tile, axes: list[Argument]) -> None:
         voxels = int(np.prod([b - a for a, b in zip(tile.start, tile.stop, strict=True)]))
         along = [address(slot.weights, offset) for offset in slot.offsets]
-        sizes = (np.int32(n) for n in (self.channels, self.depth, *self.plane))
-        how = (np.int32(_ACTIVATIONS[self._window.activation]), np.float32(1 / self._window.runs))
-        arguments = [address(self._logits), *along, address(self.sums), *sizes, *axes, *how]
-        self._device.launch("blend_tile", voxels, arguments, self.compute)
+        sizes = (np.int32(n) for n in (self._window.channels, self.channels, self.depth, *self.plane))
+        how = (np.int32(_ACTIVATIONS[self._window.activation]), np.float32(self._window.runs))
+        buffers = [address(self._logits), *along, address(self._kept.memory), address(self.sums)]
+        self._device.launch("blend_tile", voxels, [*buffers, *sizes, *axes, *how], self.compute)
+
+    def _note(self, seconds: tuple[float, float]) -> None:
+        self.seconds["network"] += seconds[0]
+        self.seconds["blend"] += seconds[1]
 
     def _drain(self, until: int) -> Memory:
         count, plane = until - self.dropped, self.plane[0] * self.plane[1]
@@ -246,6 +227,7 @@ class _Slot:
         self._host_weights = device.pinned((sum(edges),), np.float32)
         self._device = device
         self._done: Event | None = None
+        self.timed: list[tuple[Event, Event, Event]] = []
 
     def send_weights(self, weights: Sequence[npt.NDArray[np.float32]], stream: Stream) -> None:
         for offset, along in zip(self.offsets, weights, strict=True):
@@ -258,22 +240,27 @@ class _Slot:
         self._device.download(self.flags, self.found.address, stream)
         self._done = self._device.record(stream)
 
-    def settle(self) -> None:
-        """Wait for the slot's tile. EngineError if an output can't be trusted."""
+    def settle(self) -> tuple[float, float]:
+        """Wait for the slot's tile; seconds that the GPU spent in networks and in blending since the last time.
+
+        EngineError if an output can't be trusted.
+        """
         if self._done is None:
-            return
+            return 0.0, 0.0
         self._done.synchronize()
         self._done = None
+        network = sum(ran.seconds_since(begun) for begun, ran, _ in self.timed)
+        blend = sum(blended.seconds_since(ran) for _, ran, blended in self.timed)
+        self.timed.clear()
         for not_finite, not_zero in self.flags:
             check_found(bool(not_finite), bool(not_zero))
+        return network, blend
 
 
-def region_of(device: Device, image: Tensor) -> UploadedRegion:
-    """A host image (1, I, Z, Y, X) as a region to slide over."""
-    return UploadedRegion(device, image[0])
+class _Constant:
+    """A small array that stays on the device; the host's copy lives as long, for the upload may come late."""
 
-
-def _pinned(device: Device, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    array = device.pinned(values.shape, values.dtype)
-    array[...] = values
-    return array
+    def __init__(self, device: Device, values: npt.NDArray[Any], stream: Stream) -> None:
+        self._host = values
+        self.memory = device.allocate(values.nbytes)
+        device.upload(self.memory.address, self._host, stream)

@@ -84,9 +84,13 @@ ONESCAN_FUNCTION SoftmaxTerms softmax_terms(const float *logits, Count stride, i
     return terms;
 }
 
-ONESCAN_FUNCTION float activated(float logit, Activation activation, const SoftmaxTerms &terms) {
-    if (activation == SOFTMAX) return expf(logit - terms.largest) / terms.sum;
+// One channel of one voxel's logits, as engines.runtime.host.activated makes it. terms: for softmax over more than two.
+ONESCAN_FUNCTION float activated(const float *logits, Count stride, int32_t channels, int32_t channel,
+                                 Activation activation, const SoftmaxTerms &terms) {
+    const float logit = logits[channel * stride];
     if (activation == SIGMOID) return sigmoid(logit);
+    if (activation == SOFTMAX && channels == 2) return sigmoid(logit - logits[(1 - channel) * stride]);
+    if (activation == SOFTMAX) return expf(logit - terms.largest) / terms.sum;
     return logit;
 }
 

@@ -59,10 +59,12 @@ extern "C" __global__ void inspect(const float *values, Count count, int32_t *fl
     if (value != 0.0f) flags[1] = 1;
 }
 
-// ring += activated logits (channels, size z, y, x) times weights: the product of three axes, and `share` of the tile's runs.
+// ring (kept, depth, height, width) += `kept` channels of the activated logits (channels, size z, y, x) times the product
+// of three axes' weights, divided by the number of a tile's runs.
 extern "C" __global__ void blend_tile(const float *logits, const float *along_z, const float *along_y, const float *along_x,
-                                      float *sums, int32_t channels, int32_t depth, int32_t height, int32_t width,
-                                      TileAxis z, TileAxis y, TileAxis x, int32_t activation, float share) {
+                                      const int32_t *kept, float *sums, int32_t channels, int32_t kept_count,
+                                      int32_t depth, int32_t height, int32_t width, TileAxis z, TileAxis y, TileAxis x,
+                                      int32_t activation, float runs) {
     const Count i = THREAD;
     if (i >= static_cast<Count>(z.extent) * y.extent * x.extent) return;
     const int32_t rx = static_cast<int32_t>(i % x.extent), ry = static_cast<int32_t>(i / x.extent % y.extent);
@@ -73,12 +75,12 @@ extern "C" __global__ void blend_tile(const float *logits, const float *along_z,
     const float *voxel =
         logits + (static_cast<Count>(at_input(z, rz)) * y.size + at_input(y, ry)) * x.size + at_input(x, rx);
     const Activation kind = static_cast<Activation>(activation);
-    const SoftmaxTerms terms = kind == SOFTMAX ? softmax_terms(voxel, stride, channels) : SoftmaxTerms{0.0f, 1.0f};
-    const float in_plane_weight = along_y[ry] * along_x[rx];
-    for (int32_t c = 0; c < channels; ++c) {
-        const float value = activated(voxel[c * stride], kind, terms) * share;
-        float *sum = sums + ring_index(ring, c, z.start + rz, in_plane);
-        *sum = *sum + value * along_z[rz] * in_plane_weight;
+    const SoftmaxTerms terms =
+        kind == SOFTMAX && channels > 2 ? softmax_terms(voxel, stride, channels) : SoftmaxTerms{0.0f, 1.0f};
+    const float weight = along_z[rz] * (along_y[ry] * (along_x[rx] / runs));
+    for (int32_t k = 0; k < kept_count; ++k) {
+        float *sum = sums + ring_index(ring, k, z.start + rz, in_plane);
+        *sum = *sum + activated(voxel, stride, channels, kept[k], kind, terms) * weight;
     }
 }
 

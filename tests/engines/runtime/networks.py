@@ -11,12 +11,14 @@ from onnx import TensorProto, helper, numpy_helper
 INTENSITY = {"kind": "clip", "clip_low_hu": -1024, "clip_high_hu": 1000, "mean_hu": 0, "std_hu": 100}
 
 
-def _model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], channels: int, **ports: str) -> bytes:
+def _model(
+    nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], channels: int, inputs: int = 1, **ports: str
+) -> bytes:
     image, logits = ports.get("image", "image"), ports.get("logits", "logits")
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info(image, TensorProto.FLOAT, [1, 1, "z", "y", "x"])],
+        [helper.make_tensor_value_info(image, TensorProto.FLOAT, [1, inputs, "z", "y", "x"])],
         [helper.make_tensor_value_info(logits, TensorProto.FLOAT, [1, channels, "oz", "oy", "ox"])],
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
     )
@@ -85,3 +87,11 @@ def lines(*channels: tuple[float, float]) -> bytes:
         "b": np.array([offset for _, offset in channels]),
     }
     return _model([helper.make_node("Conv", ["image", "w", "b"], ["logits"])], weights, len(channels))
+
+
+def channels_summed(inputs: int) -> bytes:
+    """Two channels: the weighted sum of the input's channels, and its negative."""
+    weights = {"w": np.array([1.0, -1.0])[:, None] * np.arange(1, inputs + 1)}
+    weights["w"] = weights["w"].reshape(2, inputs, 1, 1, 1)
+    node = helper.make_node("Conv", ["image", "w"], ["logits"])
+    return _model([node], weights, 2, inputs)

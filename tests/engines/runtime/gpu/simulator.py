@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import random
 import subprocess
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ class SimulatedStream:
         if isinstance(piece, tuple):
             piece[0].synchronize()
         elif isinstance(piece, SimulatedEvent):
-            piece.reached = True
+            piece.reached, piece.at = True, time.perf_counter()
         else:
             piece()
 
@@ -77,11 +78,18 @@ class SimulatedEvent:
     def __init__(self, stream: SimulatedStream) -> None:
         self.stream = stream
         self.reached = False
+        self.at = 0.0
 
     def synchronize(self) -> None:
         self.stream.device.check_alive()
         while not self.reached:
             self.stream.step()
+
+    def seconds_since(self, earlier: Event) -> float:
+        assert isinstance(earlier, SimulatedEvent)
+        assert self.reached
+        assert earlier.reached
+        return self.at - earlier.at
 
 
 class SimulatedDevice:

@@ -1,7 +1,8 @@
-"""A pass on the device gives what the NumPy cascade gives, in whatever order streams do their work."""
+"""A pass on the device gives what a pass on the host gives, in whatever order streams do their work."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -10,175 +11,171 @@ import onnxruntime as ort
 import pytest
 
 from core.errors import DeviceLost, EngineError
+from core.volume import Index
 from engines.cascade.tiles import tiles
-from engines.runtime.host import activated
-from engines.runtime.ring import Activation, DevicePass, Window, region_of
+from engines.runtime import Activation, Pass, Tensor, Window
+from engines.runtime.host import HostPass
+from engines.runtime.ring import DevicePass, UploadedRegion
 from tests.engines.runtime import networks
 from tests.engines.runtime.gpu.simulator import SimulatedDevice, SimulatedExecution
 
 AIR = -10.24  # -1024 HU, normalised as the tiny networks expect it: HU / 100
 SIZE = (8, 8, 8)
+PLAIN: tuple[Index, ...] = ((0, 0, 0),)
+LOPSIDED = networks.smoothing((0.7, 0.2, 0.1))
+FOUR = networks.lines((0, 0.1), (2, -0.1), (-2, 0), (0.5, 0))
+"""Four channels: softmax over two is another formula."""
 
 
 def image(*shape: int) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(3).normal(size=(1, 1, *shape)).astype(np.float32)
+    return np.random.default_rng(3).normal(size=(1, *shape)).astype(np.float32)
 
 
-def padded(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """A network's input: the image, and air beyond its far ends."""
-    result = np.full((1, 1, *SIZE), AIR, dtype=np.float32)
-    z, y, x = image.shape
-    result[0, 0, :z, :y, :x] = image
-    return result
+class OrtNetwork:
+    """ONNX Runtime without any check: what the host's pass runs."""
+
+    def __init__(self, content: bytes) -> None:
+        self._session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def prepare(self, shape: Index) -> None:
+        pass
+
+    def run(self, image: Tensor) -> Tensor:
+        logits: Tensor = self._session.run(["logits"], {"image": image})[0]
+        return logits
 
 
-def reference(
-    content: bytes,
-    x: npt.NDArray[np.float32],
-    overlap: float,
-    activation: Activation,
-    mirrors: list[tuple[int, int, int]],
+def slide(
+    sliding: Pass, shape: Index, size: Index, overlap: float = 0.5, mirrors: Sequence[Index] = PLAIN
 ) -> npt.NDArray[np.float32]:
-    """The cascade's way: padded tiles, mirrored runs, weights of `engines.cascade.tiles`, all in NumPy."""
-    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
-    channels = session.get_outputs()[0].shape[1]
-    result = np.zeros((channels, *x.shape[2:]), np.float32)
-    for tile in tiles(x.shape[2:], SIZE, overlap):
-        inside = tuple(slice(0, b - a) for a, b in zip(tile.start, tile.stop, strict=True))
-        for flips in mirrors:
-            axes = tuple(2 + axis for axis, flip in enumerate(flips) if flip)
-            given = np.ascontiguousarray(np.flip(padded(x[0, 0][tile.where]), axes))
-            logits = np.flip(session.run(["logits"], {"image": given})[0], axes)
-            if activation == "none":
-                part = logits[0]
-            else:
-                part = activated(logits[0], activation)
-            along_z, along_y, along_x = tile.weights
-            part = part[(slice(None), *inside)] * np.float32(1 / len(mirrors))
-            result[(slice(None), *tile.where)] += part * along_z[:, None, None] * (along_y[:, None] * along_x)
-    return result
-
-
-def run(
-    device: SimulatedDevice,
-    content: bytes,
-    x: npt.NDArray[np.float32],
-    overlap: float,
-    activation: Activation = "none",
-    mirrors: list[tuple[int, int, int]] | None = None,
-    **changes: float,
-) -> npt.NDArray[np.float32]:
-    mirrors = mirrors or [(0, 0, 0)]
-    window = Window(SIZE, (AIR,), activation=activation, runs=len(mirrors))
-    sliding = DevicePass(device, [SimulatedExecution(device, content, **changes)], region_of(device, x), window)
+    """All rows of a pass over a region of `shape`, driven as the cascade drives it."""
     parts, taken = [], 0
-    for tile in tiles(x.shape[2:], SIZE, overlap):
+    for tile in tiles(shape, size, overlap):
         if tile.start[0] > taken:
             parts.append(sliding.take(tile.start[0]))
             taken = tile.start[0]
         for flips in mirrors:
             sliding.add(tile, flips)
-    parts.append(sliding.take(x.shape[2]))
-    device.check()
-    return np.concatenate(parts, axis=1)
+    return np.concatenate([*parts, sliding.take(shape[0])], axis=1)
 
 
-@pytest.mark.parametrize("activation", ["none", "softmax", "sigmoid"])
-@pytest.mark.parametrize("shape", [(20, 13, 10), (5, 6, 7), (8, 8, 8)], ids=str)
-def test_a_pass_blends_as_the_cascade_does(
-    device: SimulatedDevice, shape: tuple[int, int, int], activation: Activation
+def on_device(
+    device: SimulatedDevice, x: npt.NDArray[np.float32], window: Window, *contents: bytes, **changes: float
+) -> DevicePass:
+    executions = [
+        SimulatedExecution(device, content, scratch=64 * (i + 1), **changes) for i, content in enumerate(contents)
+    ]
+    return DevicePass(device, executions, UploadedRegion(device, x), window)
+
+
+def assert_as_on_the_host(
+    device: SimulatedDevice,
+    x: npt.NDArray[np.float32],
+    window: Window,
+    *contents: bytes,
+    overlap: float = 0.5,
+    mirrors: Sequence[Index] = PLAIN,
+    exactly: bool = False,
 ) -> None:
-    content, x = networks.smoothing(), image(*shape)
-    expected = reference(content, x, 0.5, activation, [(0, 0, 0)])
-    np.testing.assert_allclose(run(device, content, x, 0.5, activation), expected, rtol=2e-6, atol=2e-6)
+    shape: Index = (x.shape[1], x.shape[2], x.shape[3])
+    host = HostPass([OrtNetwork(content) for content in contents], x, window)
+    expected = slide(host, shape, window.size, overlap, mirrors)
+    got = slide(on_device(device, x, window, *contents), shape, window.size, overlap, mirrors)
+    device.check()
+    if exactly:
+        assert got.tobytes() == expected.tobytes()
+    else:
+        np.testing.assert_allclose(got, expected, rtol=2e-6, atol=2e-6)
 
 
-def test_logits_are_blended_to_the_very_bits_of_numpy(device: SimulatedDevice) -> None:
-    x = image(20, 9, 10)
-    expected = reference(networks.smoothing(), x, 0.5, "none", [(0, 0, 0)])
-    assert run(device, networks.smoothing(), x, 0.5).tobytes() == expected.tobytes()
+@pytest.mark.parametrize("content", [networks.smoothing(), FOUR], ids=["two", "four"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("shape", [(20, 13, 10), (5, 6, 7)], ids=str)
+def test_probabilities_are_blended_as_on_the_host(
+    device: SimulatedDevice, shape: Index, activation: Activation, content: bytes
+) -> None:
+    channels = 4 if content is FOUR else 2
+    window = Window(SIZE, channels, (AIR,), activation=activation)
+    assert_as_on_the_host(device, image(*shape), window, content)
+
+
+@pytest.mark.parametrize("shape", [(20, 9, 10), (5, 6, 7), (8, 8, 8)], ids=str)
+def test_logits_are_blended_to_the_very_bits_of_numpy(device: SimulatedDevice, shape: Index) -> None:
+    assert_as_on_the_host(device, image(*shape), Window(SIZE, 2, (AIR,)), networks.smoothing(), exactly=True)
+
+
+def test_only_the_channels_that_are_wanted_are_blended(device: SimulatedDevice) -> None:
+    window = Window(SIZE, 4, (AIR,), activation="softmax", keep=(3, 1))
+    assert_as_on_the_host(device, image(11, 8, 9), window, FOUR)
 
 
 def test_mirrored_runs_are_undone_and_averaged(device: SimulatedDevice) -> None:
-    lopsided, x = networks.smoothing((0.7, 0.2, 0.1)), image(11, 8, 6)
+    window = Window(SIZE, 2, (AIR,), activation="softmax", runs=8)
     mirrors = list(product((0, 1), repeat=3))
-    expected = reference(lopsided, x, 0.25, "softmax", mirrors)
-    np.testing.assert_allclose(run(device, lopsided, x, 0.25, "softmax", mirrors), expected, rtol=1e-5, atol=1e-6)
+    assert_as_on_the_host(device, image(11, 8, 6), window, LOPSIDED, overlap=0.25, mirrors=mirrors)
 
 
 def test_folds_are_averaged(device: SimulatedDevice) -> None:
-    x, contents = image(12, 8, 8), [networks.smoothing(), networks.smoothing((0.7, 0.2, 0.1))]
-    executions = [
-        SimulatedExecution(device, content, scratch) for content, scratch in zip(contents, (64, 640), strict=True)
-    ]
-    sliding = DevicePass(device, executions, region_of(device, x), Window(SIZE, (AIR,), runs=2))
-    parts = []
-    for tile in tiles((12, 8, 8), SIZE, 0.5):
-        if tile.start[0] > sliding.dropped:
-            parts.append(sliding.take(tile.start[0]))
-        sliding.add(tile)
-    parts.append(sliding.take(12))
-    expected = np.mean([reference(content, x, 0.5, "none", [(0, 0, 0)]) for content in contents], axis=0)
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=1e-5, atol=1e-6)
+    contents = (networks.smoothing(), LOPSIDED, networks.smoothing((0.1, 0.1, 0.8)))
+    assert_as_on_the_host(device, image(12, 8, 8), Window(SIZE, 2, (AIR,), runs=3), *contents, exactly=True)
 
 
 def test_a_small_region_can_lie_in_the_middle_of_the_tile(device: SimulatedDevice) -> None:
-    x, content = image(5, 8, 3), networks.smoothing((0.7, 0.2, 0.1))
-    sliding = DevicePass(
-        device, [SimulatedExecution(device, content)], region_of(device, x), Window(SIZE, (0.0,), centred=True)
-    )
-    (tile,) = tiles((5, 8, 3), SIZE, 0.5)
-    sliding.add(tile)
-    given = np.zeros((1, 1, *SIZE), np.float32)
-    given[0, 0, 1:6, :, 2:5] = x[0, 0]
-    logits = ort.InferenceSession(content).run(["logits"], {"image": given})[0][0]
-    np.testing.assert_allclose(sliding.take(5), logits[:, 1:6, :, 2:5], rtol=1e-5, atol=1e-6)
+    mirrors = [(0, 0, 0), (1, 0, 1)]
+    window = Window(SIZE, 2, (0.0,), centred=True, runs=2)
+    assert_as_on_the_host(device, image(5, 8, 3), window, LOPSIDED, mirrors=mirrors, exactly=True)
+
+
+def test_an_image_of_several_channels_with_odd_strides_is_uploaded_in_order(device: SimulatedDevice) -> None:
+    x = np.random.default_rng(2).normal(size=(9, 8, 40, 3)).astype(np.float32).transpose(3, 2, 1, 0)[:, ::-1]
+    window = Window((16, 8, 8), 2, (AIR, 0.0, 1.0))
+    assert_as_on_the_host(device, x, window, networks.channels_summed(3), exactly=True)
 
 
 def test_a_tile_that_needs_many_slabs_waits_for_all_of_them(device: SimulatedDevice) -> None:
-    x, content = image(70, 4, 5), networks.smoothing()
-    sliding = DevicePass(
-        device, [SimulatedExecution(device, content)], region_of(device, x), Window((70, 4, 5), (AIR,))
-    )
-    sliding.add(next(tiles((70, 4, 5), (70, 4, 5), 0.5)))
-    expected = ort.InferenceSession(content).run(["logits"], {"image": x})[0][0]
-    np.testing.assert_allclose(sliding.take(70), expected, rtol=1e-5, atol=1e-6)
+    assert_as_on_the_host(device, image(70, 4, 5), Window((70, 4, 5), 2, (AIR,)), LOPSIDED, exactly=True)
+
+
+def test_the_gpus_own_time_is_told(device: SimulatedDevice) -> None:
+    sliding = on_device(device, image(12, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED)
+    assert not any(sliding.seconds.values())
+    slide(sliding, (12, 8, 8), SIZE)
+    assert set(sliding.seconds) == {"network", "blend"}
+    assert all(seconds > 0 for seconds in sliding.seconds.values())
 
 
 @pytest.mark.parametrize("written", [0.0, 0.5, 0.999])
 def test_an_output_that_the_network_did_not_write_in_full_is_a_failure(device: SimulatedDevice, written: float) -> None:
+    sliding = on_device(device, image(20, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED, written=written)
     with pytest.raises(EngineError, match="not written in full"):
-        run(device, networks.smoothing(), image(20, 8, 8), 0.5, written=written)
+        slide(sliding, (20, 8, 8), SIZE)
 
 
 def test_what_an_earlier_tile_left_in_the_buffer_is_not_taken_for_an_output(device: SimulatedDevice) -> None:
+    sliding = on_device(device, image(20, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED, written=0.0, good=2)
     with pytest.raises(EngineError, match="not written in full"):
-        run(device, networks.smoothing(), image(20, 8, 8), 0.0, written=0.0, good=2)
+        slide(sliding, (20, 8, 8), SIZE)
 
 
 def test_an_output_of_zeros_or_nans_is_a_failure_even_on_one_tile_of_many(device: SimulatedDevice) -> None:
     with pytest.raises(EngineError, match="zero throughout"):
-        run(device, networks.zeros(), image(8, 8, 8), 0.5)
+        slide(on_device(device, image(8, 8, 8), Window(SIZE, 2, (AIR,)), networks.zeros()), (8, 8, 8), SIZE)
     x = np.abs(image(24, 8, 8)) + 1
-    x[0, 0, 20, 3, 3] = -1  # its logarithm is no number; only the last tile sees it
+    x[0, 20, 3, 3] = -1  # its logarithm is no number; only the last tile sees it
     with pytest.raises(EngineError, match="NaN"):
-        run(device, networks.logarithms(), x, 0.0)
+        slide(on_device(device, x, Window(SIZE, 2, (AIR,)), networks.logarithms()), (24, 8, 8), SIZE, 0.0)
 
 
 def test_a_run_that_the_library_refuses_is_a_failure(device: SimulatedDevice) -> None:
-    x = image(8, 8, 8)
-    execution = SimulatedExecution(device, networks.smoothing())
-    sliding = DevicePass(device, [execution], region_of(device, x), Window(SIZE, (AIR,)))
+    execution = SimulatedExecution(device, LOPSIDED)
+    sliding = DevicePass(device, [execution], UploadedRegion(device, image(8, 8, 8)), Window(SIZE, 2, (AIR,)))
     execution.refuse = True
     with pytest.raises(EngineError, match="refused"):
-        sliding.add(next(tiles((8, 8, 8), SIZE, 0.5)))
+        slide(sliding, (8, 8, 8), SIZE)
 
 
 def test_a_lost_gpu_is_said_to_be_lost_and_stays_so(device: SimulatedDevice) -> None:
-    x = image(16, 8, 8)
-    sliding = DevicePass(
-        device, [SimulatedExecution(device, networks.smoothing())], region_of(device, x), Window(SIZE, (AIR,))
-    )
+    sliding = on_device(device, image(16, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED)
     first = next(tiles((16, 8, 8), SIZE, 0.0))
     sliding.add(first)
     device.lost = True
@@ -189,10 +186,7 @@ def test_a_lost_gpu_is_said_to_be_lost_and_stays_so(device: SimulatedDevice) -> 
 
 
 def test_a_ring_refuses_what_it_can_not_hold(device: SimulatedDevice) -> None:
-    x = image(24, 8, 8)
-    sliding = DevicePass(
-        device, [SimulatedExecution(device, networks.smoothing())], region_of(device, x), Window(SIZE, (AIR,))
-    )
+    sliding = on_device(device, image(24, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED)
     assert sliding.depth == 8
     every = list(tiles((24, 8, 8), SIZE, 0.0))
     sliding.add(every[0])
@@ -204,3 +198,18 @@ def test_a_ring_refuses_what_it_can_not_hold(device: SimulatedDevice) -> None:
     sliding.add(every[1])
     with pytest.raises(EngineError, match="does not fit"):
         sliding.add(every[0])
+
+
+@pytest.mark.parametrize(
+    ("window", "contents", "complaint"),
+    [
+        (Window(SIZE, 3, (AIR,)), [LOPSIDED], "not a map of 3 channels"),
+        (Window(SIZE, 2, (AIR, 0.0)), [LOPSIDED], "as many values"),
+        (Window(SIZE, 2, (AIR,)), [LOPSIDED, FOUR], "different channels"),
+    ],
+)
+def test_a_window_that_does_not_fit_its_networks_is_refused(
+    device: SimulatedDevice, window: Window, contents: list[bytes], complaint: str
+) -> None:
+    with pytest.raises(EngineError, match=complaint):
+        on_device(device, image(8, 8, 8), window, *contents)

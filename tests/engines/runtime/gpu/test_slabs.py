@@ -12,8 +12,8 @@ from engines.cascade.intensity import normaliser
 from engines.cascade.preprocess import Grid, interpolate
 from engines.cascade.tiles import tiles
 from engines.manifest.networks import Clip
-from engines.runtime import slabs
-from engines.runtime.ring import DevicePass, Window, region_of
+from engines.runtime import Window, slabs
+from engines.runtime.ring import DevicePass, UploadedRegion
 from tests.engines.runtime import networks
 from tests.engines.runtime.gpu.simulator import SimulatedDevice, SimulatedExecution
 
@@ -71,9 +71,9 @@ def test_a_scan_resampled_on_the_device_goes_through_a_pass_without_leaving_it(d
     image.normalise(CLIP.clip_low_hu, CLIP.clip_high_hu, CLIP.mean_hu, CLIP.std_hu)
     host = preprocess.resample(source, grid, ((0, 0, 0), grid.shape))
     normaliser(CLIP, host).apply(host)
-    window = Window((z, y, x), (0.0,))
+    window = Window((z, y, x), 2, (0.0,))
     taken = []
-    for region in (image, region_of(device, host[None, None])):
+    for region in (image, UploadedRegion(device, host[None])):
         sliding = DevicePass(device, [SimulatedExecution(device, networks.smoothing())], region, window)
         sliding.add(next(tiles((z, y, x), (z, y, x), 0)))
         taken.append(sliding.take(z))
@@ -84,11 +84,10 @@ def test_a_scan_resampled_on_the_device_goes_through_a_pass_without_leaving_it(d
 def filled(device: SimulatedDevice) -> tuple[DevicePass, npt.NDArray[np.float32]]:
     """A pass with four channels whose sums are known, and these sums (C, Z, Y, X)."""
     content = networks.lines((0, 0.1), (2, -0.1), (-2, 0), (0.5, 0))
-    x = np.random.default_rng(7).normal(size=(1, 1, 12, 7, 9)).astype(np.float32)
-    twin = DevicePass(device, [SimulatedExecution(device, content)], region_of(device, x), Window((12, 7, 9), (0.0,)))
-    sliding = DevicePass(
-        device, [SimulatedExecution(device, content)], region_of(device, x), Window((12, 7, 9), (0.0,))
-    )
+    x = np.random.default_rng(7).normal(size=(1, 12, 7, 9)).astype(np.float32)
+    window = Window((12, 7, 9), 4, (0.0,))
+    twin = DevicePass(device, [SimulatedExecution(device, content)], UploadedRegion(device, x), window)
+    sliding = DevicePass(device, [SimulatedExecution(device, content)], UploadedRegion(device, x), window)
     for each in (twin, sliding):
         each.add(next(tiles((12, 7, 9), (12, 7, 9), 0)))
     return sliding, twin.take(12)
