@@ -1,6 +1,7 @@
 """The scan as one network wants it: its spacing, its resampling, its intensities, on a box of its own grid.
 
     area     means over voxels (`preprocess`); grids begin at the same voxel edge
+    linear   MONAI's (`linear`); the centres of the first voxels coincide
     spline   nnU-Net v2's (`splines`): the extent is stretched over a whole number of voxels
 
 Everything here is in canonical order; `orientation.AxisOrder` turns the result into a network's own axes.
@@ -19,6 +20,7 @@ from core.errors import EngineError
 from core.volume import Index, Vector
 from engines.cascade.intensity import AIR_HU, Float, normaliser
 from engines.cascade.labelmaps import zoom_labels
+from engines.cascade.linear import spaced_grid
 from engines.cascade.orientation import Box, axis_order
 from engines.cascade.preprocess import Grid, resample
 from engines.cascade.splines import Zoom, lone_axis, zoom_image, zoomed_shape
@@ -57,7 +59,7 @@ class Sampler:
         if isinstance(self.spec.resampling, Area):
             return Grid(_shape(self.hu), self.spacing_mm, wanted)
         if isinstance(self.spec.resampling, Linear):
-            raise EngineError(f"network {self.spec.id}: this release does not resample as MONAI's Spacing does")
+            return spaced_grid(_shape(self.hu), self.spacing_mm, wanted, axis_order(self.spec.axes))
         shape = zoomed_shape(_shape(self._cropped), self.spacing_mm, wanted)
         stretched = _vector(n * s / m for n, s, m in zip(self._cropped.shape, self.spacing_mm, shape, strict=True))
         corner = _vector(a * s for a, s in zip(self._crop[0], self.spacing_mm, strict=True))
@@ -92,7 +94,7 @@ class Sampler:
         return 4 * voxels + (self._zoom(logits=False).working_bytes if isinstance(self.spec.resampling, Spline) else 0)
 
     def _resampled(self, box: Box, clip: tuple[float, float] | None, check: Check) -> Float:
-        if isinstance(self.spec.resampling, Area):
+        if not isinstance(self.spec.resampling, Spline):
             return resample(self.hu, self.grid, box, clip)
         return zoom_image(self._cropped, self._zoom(logits=False), clip=clip, box=box, check=check)
 
