@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from core.errors import DeviceLost, EngineError
+from engines.runtime import kernels
 from engines.runtime.device import Argument, Event, Identity, Memory, Shape, Stream
+from engines.runtime.gpu import TensorRtRuntime
+from engines.runtime.plans import Profile, Shelf
 
 KERNELS = Path(__file__).parents[4] / "engines" / "runtime" / "kernels"
 Order = Literal["late", "early", "random"]
@@ -104,7 +108,7 @@ class SimulatedDevice:
         self._size = memory
         self.streams: list[SimulatedStream] = []
         self.lost = False
-        self.launched: list[str] = []
+        self.loaded: list[bytes] = []
 
     # ------------------------------------------------------------------------------------------- for tests
 
@@ -182,7 +186,8 @@ class SimulatedDevice:
         self.enqueue(stream, lambda: ctypes.memset(target, byte, nbytes) and None)
 
     def load_kernels(self, image: bytes) -> None:
-        raise EngineError("a simulated GPU has its kernels")
+        """It has its kernels, whatever `image` holds."""
+        self.loaded.append(image)
 
     def launch(self, kernel: str, threads: int, arguments: Sequence[Argument], stream: Stream) -> None:
         assert threads > 0
@@ -195,7 +200,6 @@ class SimulatedDevice:
             sizes = (ctypes.c_int * len(buffers))(*(len(raw) for raw in packed))
             function(ctypes.c_longlong(threads), len(packed), sizes, pointers)
 
-        self.launched.append(kernel)
         self.enqueue(stream, work)
 
 
@@ -242,3 +246,53 @@ class SimulatedExecution:
             ctypes.memset(scratch.address, 0x11, self._scratch)
 
         self._device.enqueue(stream, work)
+
+
+class SimulatedLibrary:
+    """Opens plans on the simulated GPU: they are the ONNX files themselves. changes: of each `SimulatedExecution`."""
+
+    NAME = "simulated 1.0"
+
+    def __init__(self, device: SimulatedDevice, **changes: float) -> None:
+        self.device = device
+        self.changes = changes
+        self.opened: list[SimulatedExecution] = []
+
+    def open_plan(self, content: bytes) -> SimulatedExecution:
+        self.opened.append(SimulatedExecution(self.device, content, **self.changes))  # type: ignore[arg-type]
+        return self.opened[-1]
+
+
+def runtime_on_trial(device: SimulatedDevice, plans: Path, **changes: float) -> TensorRtRuntime:
+    """A runtime on the simulated GPU that also runs plans which have not agreed. It needs no nvcc."""
+    plans.mkdir(parents=True, exist_ok=True)
+    (plans / f"kernels-{device.identity.architecture}-{kernels.digest()[:16]}.cubin").write_bytes(b"simulated")
+    return TensorRtRuntime(device, SimulatedLibrary(device, **changes), Shelf(plans), trial=True)
+
+
+@dataclass(frozen=True)
+class SimulatedPlan:
+    """What `SimulatedBuilder` makes."""
+
+    content: bytes | None
+    precision: str
+    timing_cache: bytes
+
+
+class SimulatedBuilder:
+    """Builds plans for `SimulatedLibrary`, in ten steps; its timing cache counts the steps that were ever taken."""
+
+    def __init__(self) -> None:
+        self.begun: list[bytes] = []
+        self.caches: list[bytes] = []
+
+    def __call__(
+        self, onnx: bytes, profile: Profile, timing_cache: bytes, step: Callable[[str, int, int], bool]
+    ) -> SimulatedPlan:
+        self.begun.append(onnx)
+        self.caches.append(timing_cache)
+        for done in range(10):
+            timing_cache += b"."
+            if not step("Building engine", done + 1, 10):
+                return SimulatedPlan(None, "fp32", timing_cache)
+        return SimulatedPlan(onnx, "fp32", timing_cache)

@@ -14,24 +14,9 @@ from engines.runtime import Runtime, Window, kernels
 from engines.runtime.gpu import GpuNetwork, TensorRtRuntime
 from engines.runtime.plans import Profile, Shelf
 from tests.engines.runtime import networks
-from tests.engines.runtime.gpu.simulator import SimulatedDevice, SimulatedExecution
+from tests.engines.runtime.gpu.simulator import SimulatedDevice, SimulatedLibrary
 
 SHAPE = (8, 9, 10)
-
-
-class SimulatedLibrary:
-    """Its plans are the ONNX files themselves."""
-
-    NAME = "simulated 1.0"
-
-    def __init__(self, device: SimulatedDevice, **changes: float) -> None:
-        self.device = device
-        self.changes = changes
-        self.opened: list[SimulatedExecution] = []
-
-    def open_plan(self, content: bytes) -> SimulatedExecution:
-        self.opened.append(SimulatedExecution(self.device, content, **self.changes))
-        return self.opened[-1]
 
 
 @pytest.fixture
@@ -154,13 +139,11 @@ def test_a_pass_over_networks_of_the_runtime_uses_their_plans(
     device: SimulatedDevice, blob: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = runtime_with_plan(device, blob, Profile.exact((8, 8, 8)))
-    loaded = []
     monkeypatch.setattr(kernels, "compiled", lambda folder, architecture: f"{folder.name} {architecture}".encode())
-    monkeypatch.setattr(device, "load_kernels", loaded.append)
     ensemble: list[GpuNetwork] = [runtime.load(blob), runtime.load(blob)]
     x = image(8, 8, 8)
     for _ in range(2):
         sliding = runtime.open_pass(ensemble, x[0], Window((8, 8, 8), 2, (0.0,), runs=2))
         sliding.add(next(tiles((8, 8, 8), (8, 8, 8), 0)))
         np.testing.assert_allclose(sliding.take(8), ensemble[0].run(x)[0], atol=1e-6)
-    assert loaded == [b"plans sm_87"]
+    assert device.loaded == [b"plans sm_87"]
