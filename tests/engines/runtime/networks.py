@@ -12,15 +12,25 @@ INTENSITY = {"kind": "clip", "clip_low_hu": -1024, "clip_high_hu": 1000, "mean_h
 
 
 def _model(
-    nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], channels: int, inputs: int = 1, **ports: str
+    nodes: list[onnx.NodeProto],
+    weights: dict[str, np.ndarray],
+    channels: int,
+    inputs: int = 1,
+    scores: bool = False,
+    **ports: str,
 ) -> bytes:
+    """inputs: channels of the image. scores: the output is (1, channels), no map."""
     image, logits = ports.get("image", "image"), ports.get("logits", "logits")
+    given = [1, channels] if scores else [1, channels, "oz", "oy", "ox"]
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info(image, TensorProto.FLOAT, [1, inputs, "z", "y", "x"])],
-        [helper.make_tensor_value_info(logits, TensorProto.FLOAT, [1, channels, "oz", "oy", "ox"])],
-        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+        [helper.make_tensor_value_info(logits, TensorProto.FLOAT, given)],
+        [
+            numpy_helper.from_array(value if value.dtype == np.int64 else value.astype(np.float32), name)
+            for name, value in weights.items()
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
@@ -95,3 +105,53 @@ def channels_summed(inputs: int) -> bytes:
     weights["w"] = weights["w"].reshape(2, inputs, 1, 1, 1)
     node = helper.make_node("Conv", ["image", "w"], ["logits"])
     return _model([node], weights, 2, inputs)
+
+
+def shifting(axis: int) -> bytes:
+    """Two channels: 0, and the image moved by one voxel to higher indices of `axis` (0 z, 1 y, 2 x)."""
+    kernel = np.zeros((2, 1, 3, 3, 3))
+    at = [1, 1, 1]
+    at[axis] = 0
+    kernel[(1, 0, *at)] = 1
+    node = helper.make_node("Conv", ["image", "w", "b"], ["logits"], kernel_shape=[3, 3, 3], pads=[1, 1, 1, 1, 1, 1])
+    return _model([node], {"w": kernel, "b": np.array([1e-6, 0.0])}, 2)
+
+
+def mean_above(limit_hu: float, steepness: float = 20.0) -> bytes:
+    """Scores (0, k) of a whole image, made for `INTENSITY`: k is positive where the mean is above `limit_hu`."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        helper.make_node("Conv", ["mean", "w", "b"], ["map"]),
+        helper.make_node("Flatten", ["map"], ["logits"]),
+    ]
+    weights = {
+        "w": np.array([0.0, steepness]).reshape(2, 1, 1, 1, 1),
+        "b": np.array([0.0, -steepness * limit_hu / 100]),
+    }
+    return _model(nodes, weights, 2, scores=True)
+
+
+def mean_in_mask_above(limit_hu: float, steepness: float = 20.0) -> bytes:
+    """The same of the image (channel 0) inside the mask (channel 1) alone."""
+    nodes = [
+        helper.make_node("Split", ["image", "parts"], ["scan", "mask"], axis=1),
+        helper.make_node("Mul", ["scan", "mask"], ["inside"]),
+        helper.make_node("GlobalAveragePool", ["inside"], ["sum"]),
+        helper.make_node("GlobalAveragePool", ["mask"], ["size"]),
+        helper.make_node("Div", ["sum", "size"], ["mean"]),
+        helper.make_node("Conv", ["mean", "w", "b"], ["map"]),
+        helper.make_node("Flatten", ["map"], ["logits"]),
+    ]
+    weights = {
+        "w": np.array([0.0, steepness]).reshape(2, 1, 1, 1, 1),
+        "b": np.array([0.0, -steepness * limit_hu / 100]),
+    }
+    return _model(nodes, {**weights, "parts": np.array([1, 1])}, 2, inputs=2, scores=True)
+
+
+def follower(limit_hu: float, steepness: float = 20.0) -> bytes:
+    """Image and one channel of an earlier stage's label: positive above `limit_hu` inside that label only."""
+    kernel = np.array([[0.0, 0.0], [steepness, 1000.0]]).reshape(2, 2, 1, 1, 1)
+    bias = np.array([0.0, -steepness * limit_hu / 100 - 1000.0])
+    node = helper.make_node("Conv", ["image", "w", "b"], ["logits"])
+    return _model([node], {"w": kernel, "b": bias}, 2, inputs=2)
