@@ -11,6 +11,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from core import durable
+from core.errors import ConfigError
+
 if TYPE_CHECKING:
     from engines.bundle import Bundle
     from engines.importers.fitting import Fitted
@@ -56,6 +59,72 @@ def onnx_command(
     _report(bundle, files, as_json)
 
 
+@importers.command("nnunet")
+def nnunet_command(
+    folder: Annotated[
+        Path, typer.Argument(help="TRAINER__PLANS__CONFIGURATION with plans.json and fold_*, or its parent.")
+    ],
+    to: Annotated[Path | None, typer.Option("--to", help="The bundle's new folder; it must not exist yet.")] = None,
+    configuration: Annotated[
+        str | None, typer.Option(help="3d_fullres, 3d_lowres or 3d_cascade_fullres. Default: by the folder's name.")
+    ] = None,
+    folds: Annotated[str, typer.Option(help="Which folds to average, such as 0,1,2. Default: all there are.")] = "",
+    checkpoint: Annotated[str, typer.Option(help="Which checkpoint of each fold.")] = "checkpoint_final.pth",
+    binding: Annotated[
+        Path | None, typer.Option(help="YAML: name, intended use, organs, cancers. Default: the bundle only segments.")
+    ] = None,
+    write_binding: Annotated[
+        Path | None, typer.Option("--write-binding", help="Write a binding to complete to this file, and stop.")
+    ] = None,
+    previous: Annotated[
+        Path | None, typer.Option(help="The earlier stage of a cascade, if it is not beside FOLDER.")
+    ] = None,
+    file_axes: Annotated[
+        str | None,
+        typer.Option(
+            help="Where z, y, x of the training images grew to, one of S I, P A, L R each. Default: as nnU-Net's "
+            "reader turned them, else SPL (files made from DICOM, read by SimpleITK). NIfTI in RAS: SAR."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Import a model that nnU-Net v2 trained: PlainConvUNet or ResidualEncoderUNet, 3D, any number of folds.
+
+    The bundle resamples, tiles, mirrors and averages as nnU-Net's own predictor does. Start with --write-binding, say
+    in that file which labels are organs and cancers, then import with --binding. What the box answers for a cancer is
+    worth what its evidence is worth: calibrate and evaluate before you publish.
+
+    Examples:
+
+        onescan-engines import nnunet Dataset7/nnUNetTrainer__nnUNetPlans__3d_fullres --to bundle
+
+        onescan-engines import nnunet Dataset7 --configuration 3d_cascade_fullres --folds 0,1 --to bundle
+    """
+    from engines.importers import nnunet
+    from engines.importers.binding import read_binding, template, unbound
+    from engines.importers.nnunet_plans import heads_of
+
+    model = nnunet.find_model(folder, configuration)
+    name = model.plans.dataset_name.lower().replace("_", "-").strip("-.") or "imported"
+    if write_binding is not None:
+        durable.write_bytes(write_binding, template(name, heads_of(model.dataset).names).encode(), 0o644)
+        _report_binding(write_binding, as_json)
+        return
+    if to is None:
+        raise ConfigError("where is the bundle to be made?", remedy="Say --to FOLDER.")
+    imported = nnunet.import_model(
+        model,
+        to,
+        unbound(name) if binding is None else read_binding(binding, name),
+        folds=tuple(fold.strip() for fold in folds.split(",") if fold.strip()),
+        checkpoint=checkpoint,
+        previous=previous,
+        file_axes=file_axes,
+        say=_quiet if as_json else _step,
+    )
+    _report(imported.bundle, imported.files, as_json, tuple(network.sentence for network in imported.networks))
+
+
 def _step(line: str) -> None:
     err.print(f"  {escape(line)}", style="dim")
 
@@ -84,3 +153,10 @@ def _report(bundle: Bundle, files: Mapping[str, Fitted], as_json: bool, notes: t
     for note in notes:
         out.print(f"  [yellow]{escape(note)}[/]")
     out.print(f"Next: onescan-engines verify {escape(str(bundle.folder))}")
+
+
+def _report_binding(path: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"binding": str(path)}))
+    else:
+        out.print(f"Complete {escape(str(path))}, then import with --binding {escape(str(path))}")

@@ -44,7 +44,7 @@ _Files = TypeAdapter(dict[Name, str | Source])
 def import_onnx(manifest: Path, into: Path, say: Say = lambda line: None) -> tuple[Bundle, Mapping[str, Fitted]]:
     """The bundle in `into`, and what was found of each network file. ImportRefused says what stands in the way."""
     fields = read_fields(manifest)
-    sources = _sources(fields.pop("files", None) or {})
+    sources = sources_of(fields.pop("files", None) or {})
     roles = _roles(fields)
     unknown = sorted(name for name, source in sources.items() if name not in roles and source.role is None)
     if unknown:
@@ -78,7 +78,8 @@ def read_fields(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _sources(raw: object) -> dict[str, Source]:
+def sources_of(raw: object) -> dict[str, Source]:
+    """What `files` says, by the files' names in the manifest. ImportRefused names what is wrong."""
     try:
         found = _Files.validate_python(raw)
     except ValidationError as error:
