@@ -233,7 +233,13 @@ def _answer_body(answer: Answer) -> AnswerBody:
         score=answer.score,
         reason=answer.reason,
         lesions=tuple(
-            LesionBody(score=lesion.score, diameter_mm=lesion.diameter_mm, volume_mm3=lesion.volume_mm3)
+            LesionBody(
+                score=lesion.score,
+                diameter_mm=lesion.diameter_mm,
+                volume_mm3=lesion.volume_mm3,
+                subtype=lesion.subtype,
+                subtype_score=lesion.subtype_score,
+            )
             for lesion in answer.lesions
         ),
     )

@@ -95,6 +95,8 @@ class LesionBody(_Wire):
     score: float = Field(ge=0, le=1)
     diameter_mm: float = Field(ge=0)
     volume_mm3: float = Field(ge=0)
+    subtype: Token | None = None
+    subtype_score: float | None = Field(default=None, ge=0, le=1)
 
 
 class AnswerBody(_Wire):

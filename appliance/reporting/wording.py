@@ -35,7 +35,7 @@ def sentence(answer: Answer) -> str:
     largest = max(answer.lesions, key=lambda lesion: lesion.diameter_mm)
     return (
         f"{head}, score {answer.score:.2f}, {count} lesion{'s' if count > 1 else ''}, "
-        f"largest {largest.diameter_mm:.0f} mm."
+        f"largest {largest.diameter_mm:.0f} mm{likely(largest)}."
     )
 
 
@@ -50,3 +50,10 @@ def withheld_sentence(withheld: Sequence[Answer]) -> tuple[str, ...]:
 def size(lesion: Lesion) -> str:
     """A lesion's diameter and volume."""
     return f"{lesion.diameter_mm:.0f} mm, {lesion.volume_mm3 / 1000:.1f} mL"
+
+
+def likely(lesion: Lesion) -> str:
+    """What the model calls a lesion and how sure it is, as a part of a sentence; empty where it tells no subtypes."""
+    if lesion.subtype is None or lesion.subtype_score is None:
+        return ""
+    return f", likely {lesion.subtype.replace('_', ' ')} ({lesion.subtype_score:.0%})"
