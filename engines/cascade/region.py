@@ -52,7 +52,7 @@ def stretched_grid(organ: FoundOrgan, margin_mm: float, size: Index) -> Grid:
 
 def region_of(organ: FoundOrgan, margin_mm: float, grid: Grid, box: Box) -> Region:
     """The organ and its margin on `grid`, from its distance map: smooth although the localiser's voxels are coarse."""
-    distance = signed_distance(organ)
+    distance = signed_distance(organ, margin_mm)
     coarse, fine = organ.grid.spacing_mm, grid.spacing_mm
     offset = [a - b for a, b in zip(grid.origin_mm, organ.grid.origin_mm, strict=True)]
     weights = [
@@ -69,15 +69,27 @@ def region_of(organ: FoundOrgan, margin_mm: float, grid: Grid, box: Box) -> Regi
     return Region(grid, box, search, inside)
 
 
-def signed_distance(organ: FoundOrgan) -> Float:
-    """Distance to the organ's surface in mm on the localiser's grid, negative inside. Closed cavities count as inside:
-    a lesion that the localiser left out of its organ is such a cavity."""
-    filled = ndimage.binary_fill_holes(organ.mask)
+def signed_distance(organ: FoundOrgan, reach_mm: float) -> Float:
+    """Distance to the organ's surface in mm on the localiser's grid, negative inside; somewhat beyond `reach_mm` it is
+    only known to be larger. Closed cavities count as inside: a lesion that the localiser left out of its organ is one.
+    """
     spacing = organ.grid.spacing_mm
     half = min(spacing) / 2  # the surface lies half a voxel from the nearest centre
+    result = np.full(organ.mask.shape, reach_mm + 2 * max(spacing), dtype=np.float32)
+    where = _around(organ.mask, [int(np.ceil(reach_mm / s)) + 2 for s in spacing])
+    filled = ndimage.binary_fill_holes(organ.mask[where])
     outside = ndimage.distance_transform_edt(~filled, sampling=spacing)
     inside = ndimage.distance_transform_edt(np.pad(filled, 1, mode="edge"), sampling=spacing)[1:-1, 1:-1, 1:-1]
-    return np.where(filled, half - inside, outside - half).astype(np.float32)
+    result[where] = np.where(filled, half - inside, outside - half)
+    return result
+
+
+def _around(mask: Mask, margin: list[int]) -> tuple[slice, ...]:
+    """The bounding box of a non-empty mask and so many voxels around it."""
+    return tuple(
+        slice(max(0, found.start - more), found.stop + more)
+        for found, more in zip(ndimage.find_objects(mask.astype(np.uint8))[0], margin, strict=True)
+    )
 
 
 def _widened(low: int, high: int, n: int, at_least: int) -> tuple[int, int]:
