@@ -24,7 +24,7 @@ from engines.cascade.calibration import calibrated
 from engines.cascade.candidates import Candidate, extract
 from engines.cascade.characterise import characterise
 from engines.cascade.classify import classify
-from engines.cascade.detect import Before, detect
+from engines.cascade.detect import Before, Detection, detect
 from engines.cascade.lesions import Labels, to_source
 from engines.cascade.loaded import LoadedNetwork
 from engines.cascade.localise import FoundOrgan, localise
@@ -32,7 +32,7 @@ from engines.cascade.orientation import Orientation, orientation_of
 from engines.cascade.region import Region
 from engines.cascade.rules import PatientContext, Refusal, decide, looked_at, strange, unfit, unseen
 from engines.cascade.segment import label_count, segment
-from engines.manifest import CancerModel
+from engines.manifest import CancerModel, Organ
 from engines.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ class _Scan:
     watch: Watch
     maps: dict[str, Labels] = field(default_factory=dict)
     """Label maps of networks that others start from, canonical."""
+    detections: dict[tuple[str, str], Detection] = field(default_factory=dict)
+    """By network and organ, where several cancers share a run."""
 
 
 class Cascade:
@@ -169,11 +171,8 @@ class Cascade:
         if model.network is None or model.label is None or model.extraction is None:
             return decide(model.cancer, model, (), organ_score), None
         with watch.timed("detect"):
-            network, before = self._network(model.network), self._before(model.network, scan)
-            detection = detect(
-                *(scan.hu, scan.spacing_mm, found, organ.margin_mm, (model.label,), network, watch, before)
-            )
-            probability, region = detection.probability[model.label], detection.region
+            detection = self._detection(model.network, scan, found, organ)
+        probability, region = detection.probability[model.label], detection.region
         watch.check()
         with watch.timed("lesions"):
             candidates = extract(probability, region.organ, region.grid.spacing_mm, model.extraction)
@@ -187,6 +186,20 @@ class Cascade:
                 shown, probability, model.extraction.probability, region, scan.volume.geometry, scan.orientation, watch
             )
         return replace(answer, lesions=lesions), mask
+
+    def _detection(self, network_id: str, scan: _Scan, found: FoundOrgan, organ: Organ) -> Detection:
+        """What a network says of an organ, run once for all cancers that it looks for there."""
+        key = (network_id, organ.name)
+        if key not in scan.detections:
+            cancers = self._bundle.manifest.cancers
+            shared = [c for c in cancers if (c.network, c.organ) == key]
+            labels = sorted({c.label for c in shared if c.label is not None})
+            network, before = self._network(network_id), self._before(network_id, scan)
+            detection = detect(*(scan.hu, scan.spacing_mm, found, organ.margin_mm, labels, network, scan.watch, before))
+            if len(shared) == 1:
+                return detection  # nobody else will ask: its memory goes when its answer is given
+            scan.detections[key] = detection
+        return scan.detections[key]
 
     def _organ_score(self, model: CancerModel, scan: _Scan, found: FoundOrgan, margin_mm: float) -> float | None:
         """What a classifier says of the organ; None without one."""

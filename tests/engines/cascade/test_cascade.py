@@ -356,6 +356,22 @@ class Counting:
         cascade._runtime.load = counted
 
 
+def test_cancers_that_share_a_network_and_an_organ_share_its_run(tmp_path: Path) -> None:
+    """Cyst and tumour of the liver as two "cancers": twice the answers, the voxels of one run."""
+    tumour = toy.cancer("liver", "liver", "liver_lesion", "tumour")
+    cyst = toy.cancer("stomach", "liver", "liver_lesion", "cyst")
+    asked, answers = {}, {}
+    volume = toy.torso(liver_lesion_mm=12, liver=120)  # a cyst
+    for name, cancers in (("one", [tumour]), ("both", [tumour, cyst])):
+        counting = Counting(toy.cascade(toy.bundle(tmp_path / name, toy.draft(cancers=cancers))))
+        answers[name] = toy.answers(counting.cascade.analyse(volume, toy.ADULT))
+        asked[name] = counting.voxels
+    assert asked["both"] == asked["one"]
+    assert answers["both"][Cancer.LIVER] == answers["one"][Cancer.LIVER]
+    assert answers["both"][Cancer.LIVER].verdict is Verdict.NEGATIVE
+    assert answers["both"][Cancer.STOMACH].verdict is Verdict.POSITIVE
+
+
 def test_times_are_given_for_each_stage_and_the_networks(bundle: Bundle, runtime: str) -> None:
     times = toy.cascade(bundle, runtime).analyse(toy.torso(lung_lesion_mm=12), toy.ADULT).timings_s
     assert {"total", "localise", "detect", "lesions", "preprocess", "compile", "network", "blend"} <= set(times)
