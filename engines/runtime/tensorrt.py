@@ -60,7 +60,7 @@ def build(
     workspace: bytes of device memory that one layer may take for itself. tf32: float32 convolutions may use TF32.
     target: with TensorRT for RTX another GPU's architecture, such as SM80; then no GPU is needed.
     """
-    messages = _Messages()
+    messages = _messages()
     builder: trt.Builder = trt.Builder(messages)
     parsed = _Parsed(builder, onnx, messages)
     monitor = _Monitor(step)
@@ -78,7 +78,7 @@ def build(
 
 def open_plan(content: bytes) -> TensorRtExecution:
     """A plan, ready to run on the current CUDA context's device. EngineError if it was built for another."""
-    messages = _Messages()
+    messages = _messages()
     runtime: trt.Runtime = trt.Runtime(messages)
     engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(content)
     if engine is None:
@@ -252,6 +252,15 @@ class _Messages(trt.ILogger):  # type: ignore[misc]
         """The first error since the last time somebody asked: what follows it is mostly its consequence."""
         errors, self._errors = self._errors, []
         return errors[0][:400] if errors else "it does not say why"
+
+
+_LOGGER = _Messages()
+
+
+def _messages() -> _Messages:
+    """The process's logger, with nothing left of earlier calls: TensorRT keeps the first it gets and ignores others."""
+    _LOGGER.worst()
+    return _LOGGER
 
 
 class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
