@@ -17,6 +17,8 @@ Two more are asked by `engines.parity`, because they run the networks:
 
     9  golden cases answer for every cancer that the bundle models
     10 this device reproduces them
+
+A bundle in one file (`engines.archive`) has three of its own, 11 to 13, asked before anything of it is unpacked.
 """
 
 from __future__ import annotations
@@ -59,6 +61,10 @@ class Bundle:
     def path(self, name: str) -> Path:
         """Where the file that the manifest calls `name` lies; KeyError if it lists none."""
         return self.folder / BLOBS / self.manifest.file(name).sha256
+
+    def contents(self) -> tuple[Content, ...]:
+        """Its files as another bundle takes them over (`write_bundle`)."""
+        return tuple(Content(f.name, f.role, self.folder / BLOBS / f.sha256) for f in self.manifest.files)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ from tuf.api.serialization import DeserializationError
 
 from core import durable
 from core.errors import OneScanError
+from engines import archive
 from engines.bundle import BLOBS, MANIFEST, Bundle, open_bundle
 
 ROLES = ("root", "targets", "snapshot", "timestamp")
@@ -307,7 +308,7 @@ _JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object
 def register(app: typer.Typer) -> None:
     """Add `init-repository`, `publish`, `refresh-timestamp` and `renew-root` to `onescan-engines`."""
 
-    @app.command("init-repository")
+    @app.command("init-repository", rich_help_panel="Publish")
     def init_command(repo: _RepoOption, keys: _KeysOption, as_json: _JsonOption = False) -> None:
         """Make a new update repository and its four signing keys.
 
@@ -317,9 +318,9 @@ def register(app: typer.Typer) -> None:
         root = init_repository(repo, keys)
         _say(as_json, {"root": str(root), "sha256": _sha256(root)}, "root of trust {root}\n  sha256 {sha256}")
 
-    @app.command("publish")
+    @app.command("publish", rich_help_panel="Publish")
     def publish_command(
-        bundle: Annotated[Path, typer.Argument(help="Bundle folder (manifest.json and blobs/).")],
+        bundle: Annotated[Path, typer.Argument(help="Bundle: a folder, or an archive.")],
         repo: _RepoOption,
         keys: _KeysOption,
         as_json: _JsonOption = False,
@@ -329,16 +330,17 @@ def register(app: typer.Typer) -> None:
         Offered is not installed: the registry says which device is to run which version. Publishing the same
         bundle again changes nothing.
         """
-        release = publish_bundle(repo, keys, bundle)
+        with archive.opened(bundle) as opened:
+            release = publish_bundle(repo, keys, opened.folder)
         text = "{name} {version} is published" if release.new else "{name} {version} was published before"
         _say(as_json, dict(vars(release)), text + "\n  digest {digest}\n  target {target}")
 
-    @app.command("refresh-timestamp")
+    @app.command("refresh-timestamp", rich_help_panel="Publish")
     def refresh_command(repo: _RepoOption, keys: _KeysOption, as_json: _JsonOption = False) -> None:
         """Sign the present state anew; run it daily, or devices stop taking updates after seven days."""
         _say(as_json, {"expires": refresh_timestamp(repo, keys).isoformat()}, "valid until {expires}")
 
-    @app.command("renew-root")
+    @app.command("renew-root", rich_help_panel="Publish")
     def renew_command(repo: _RepoOption, keys: _KeysOption, as_json: _JsonOption = False) -> None:
         """Extend the root of trust by a year; needs root.pem from its safe."""
         _say(as_json, {"root": str(renew_root(repo, keys))}, "next root of trust {root}")

@@ -1,4 +1,4 @@
-"""Bundles and answers as tables for people; `engines.cli` decides what is shown."""
+"""Bundles and answers for people; `engines.commands` decides what is shown, `engines.show_parts` says each part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rich.table import Table
 
 from core.finding import Answer, Verdict
 from engines.bundle import Bundle
-from engines.manifest import Evidence, Manifest, Network
+from engines.manifest import Manifest
+from engines.show_parts import authorisation, cancer, case_level, golden_case, network, organ
 
 _COLOURS = {
     Verdict.NEGATIVE: "green",
@@ -35,20 +36,27 @@ def head(out: Console, bundle: Bundle) -> None:
     elif not manifest.authorisations:
         out.print("  [yellow]Not authorised anywhere: not for clinical use.[/]")
     for item in manifest.authorisations:
-        names = ", ".join(cancer.value for cancer in item.cancers)
-        out.print(f"  authorised in {item.jurisdiction} for {names}: {escape(item.authority)} {escape(item.reference)}")
+        out.print(f"  {authorisation(item)}")
 
 
 def contents(out: Console, manifest: Manifest) -> None:
-    """Intended use, networks, cancers with their evidence, golden cases."""
-    out.print(f"\n{escape(manifest.intended_use)}\n")
-    out.print(_networks(manifest))
-    out.print(_cancers(manifest))
-    for model in manifest.cancers:
-        for point in model.operating_points:
-            name = f"{model.cancer.value}, {escape(point.name)} at {point.threshold:.2f}"
-            out.print(f"  {name}: {_evidence(point.evidence)}")
-    out.print(f"Golden cases: {', '.join(case.name for case in manifest.golden) or 'none'}")
+    """Everything that the manifest says: intended use, networks, organs, cancers with their evidence, golden cases."""
+    out.print(f"\n{escape(manifest.intended_use)}")
+    if manifest.udi_di:
+        out.print(f"UDI-DI {manifest.udi_di}")
+    _section(out, "Networks", [network(n) for n in manifest.networks])
+    _section(out, "Organs", [organ(o) for o in manifest.organs])
+    _section(out, "Cancers", [cancer(c) for c in manifest.cancers])
+    _section(out, "All cancers together", [case_level(manifest.case_level)] if manifest.cancers else [])
+    _section(out, "Golden cases", [golden_case(case) for case in manifest.golden])
+
+
+def _section(out: Console, title: str, parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> None:
+    out.print(f"\n[bold]{title}[/]" + ("" if parts else ": none"))
+    for heading, rows in parts:
+        out.print(f"  [cyan]{escape(heading)}[/]")
+        for name, said in rows:
+            out.print(f"    {name:<14} {said}")
 
 
 def answers(out: Console, bundle: Bundle, given: Sequence[Answer], truth: list[dict[str, Any]] | None) -> None:
@@ -77,54 +85,3 @@ def answers(out: Console, bundle: Bundle, given: Sequence[Answer], truth: list[d
 def _truth_of(answer: Answer, truth: list[dict[str, Any]]) -> str:
     found = [f"{x['diameter_mm']:.0f} mm" for x in truth if x["cancer"] and x["organ"] == answer.cancer.value]
     return ", ".join(found) or "none"
-
-
-def _networks(manifest: Manifest) -> Table:
-    table = Table(title="Networks", title_justify="left")
-    for column in ("id", "stage", "spacing z y x mm", "input", "HU range", "labels"):
-        table.add_column(column)
-    for network in manifest.networks:
-        spacing = " ".join(f"{s:g}" for s in network.spacing_mm)
-        limits = _intensity_of(network)
-        table.add_row(network.id, network.stage, spacing, _input_of(network), limits, ", ".join(network.labels))
-    return table
-
-
-def _input_of(network: Network) -> str:
-    tiling = network.tiling
-    if tiling.kind == "whole":
-        return f"whole, multiple of {tiling.pad_multiple}"
-    size = "×".join(str(n) for n in tiling.size)
-    if tiling.kind == "patch":
-        return f"tiles {size}, overlap {tiling.overlap:.0%}"
-    return f"stretched to {size}" if tiling.kind == "fixed" else f"{size} around a lesion"
-
-
-def _intensity_of(network: Network) -> str:
-    intensity = network.intensity
-    if intensity.kind == "clip":
-        return f"{intensity.clip_low_hu:g} to {intensity.clip_high_hu:g}"
-    return {"zscore": "z-score of the scan", "rescale": "range of the scan", "none": "as it is"}[intensity.kind]
-
-
-def _cancers(manifest: Manifest) -> Table:
-    table = Table(title="Cancers", title_justify="left")
-    for column in ("cancer", "organ", "negative below", "positive from", "from age", "slices up to"):
-        table.add_column(column)
-    for model in manifest.cancers:
-        limits = model.contraindications
-        thresholds = (f"{model.negative_below:.2f}", f"{model.positive_above:.2f}")
-        fit_for = (f"{limits.min_age_years} years", f"{limits.max_slice_spacing_mm:g} mm")
-        table.add_row(model.cancer.value, model.organ, *thresholds, *fit_for)
-    return table
-
-
-def _evidence(evidence: Evidence) -> str:
-    where = f"{evidence.kind}, {escape(evidence.cohort)}"
-    if not evidence.n_positive or not evidence.n_negative:
-        return f"[yellow]not measured[/] ({where})"
-    (se_low, se_high), (sp_low, sp_high) = evidence.sensitivity_ci95, evidence.specificity_ci95
-    return (
-        f"sensitivity {evidence.sensitivity:.1%} ({se_low:.1%} to {se_high:.1%}, n {evidence.n_positive}), "
-        f"specificity {evidence.specificity:.1%} ({sp_low:.1%} to {sp_high:.1%}, n {evidence.n_negative}); {where}"
-    )

@@ -36,7 +36,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 def register(app: typer.Typer) -> None:
     """Add `import` to `onescan-engines`."""
-    app.add_typer(importers, name="import")
+    app.add_typer(importers, name="import", rich_help_panel="Make")
 
 
 @importers.command("onnx")

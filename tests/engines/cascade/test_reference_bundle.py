@@ -8,7 +8,7 @@ import pytest
 from core.finding import Cancer, Reason, Verdict
 from engines.bundle import Bundle, open_bundle
 from engines.cascade import Cascade, PatientContext
-from engines.cli import REFERENCE
+from engines.commands.options import REFERENCE
 from engines.parity import run_golden
 from engines.phantom import PARTS_OF_LIVER, PARTS_OF_LUNG, Scan, organ_mask, render, sample_patient
 from engines.runtime.choice import choose

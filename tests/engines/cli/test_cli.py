@@ -46,7 +46,7 @@ def as_json(*arguments: object, status: int = 0) -> Any:
 
 def test_help_teaches() -> None:
     said = engines("--help")
-    for command in ("inspect", "verify", "run", "schema", "phantom", "publish"):
+    for command in ("inspect", "verify", "schema", "run", "segment", "phantom", "pack", "unpack", "publish", "import"):
         assert command in said
         assert "Usage" in engines(command, "--help")
     assert "onescan-engines run --phantom 7" in said
@@ -136,8 +136,62 @@ def test_wrong_input_is_a_sentence_and_a_remedy(bundle: Bundle, arguments: list[
     assert said in output
 
 
-def test_the_schema_is_that_of_the_manifest() -> None:
+def test_the_schema_is_that_of_the_manifest(tmp_path: Path) -> None:
     assert json.loads(engines("schema")) == schema()
+    engines("schema", "--to", tmp_path / "schema.json")
+    published = Path(__file__).parents[3] / "docs" / "manifest.schema.json"
+    assert published.read_text() == (tmp_path / "schema.json").read_text(), (
+        "make it anew: onescan-engines schema --to docs/manifest.schema.json"
+    )
+
+
+def test_commands_take_an_archive_in_place_of_a_folder(bundle: Bundle, volume: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "toy.osb"
+    made = as_json("pack", bundle.folder, packed)
+    assert made["size"] == packed.stat().st_size
+    assert made["digest"] == bundle.digest
+    assert "exists already" in engines("pack", bundle.folder, packed, status=1)
+    assert as_json("inspect", packed)["digest"] == bundle.digest
+    assert "checks 11 to 13" in engines("verify", packed, "--no-golden")
+    answers = as_json("run", volume, "--bundle", packed, "--age", 60)["answers"]
+    assert answers == as_json("run", volume, "--bundle", bundle.folder, "--age", 60)["answers"]
+    assert as_json("unpack", packed, tmp_path / "again")["digest"] == bundle.digest
+    packed.write_bytes(packed.read_bytes()[:-1])
+    assert "bundle check 12" in engines("run", volume, "--bundle", packed, status=1)
+
+
+def test_segment_labels_every_voxel_in_the_volumes_own_order(bundle: Bundle, volume: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out" / "labels.npz"
+    result = as_json("segment", volume, "--bundle", bundle.folder, "--to", target)
+    assert result["labels"] == {"background": 0, "lung_air": 1, "liver": 2, "lung_mass": 3}
+    hu = volumefile.read(volume).hu
+    with np.load(target, allow_pickle=False) as arrays:
+        labels = arrays["labels"]
+    assert labels.shape == hu.shape
+    assert (labels[hu == toy.LIVER] == 2).mean() > 0.85  # its rim is lost at 6 mm
+    assert (labels[hu == toy.LUNG] == 1).mean() > 0.8
+    assert (labels[hu == toy.BODY] == 2).mean() < 0.02
+    voxel_ml = 2.5 * 1.5 * 1.5 / 1000
+    assert result["volumes_ml"]["liver"] == pytest.approx((labels == 2).sum() * voxel_ml)
+    assert "liver" in engines("segment", volume, "--bundle", bundle.folder, "--network", "localiser", "--to", target)
+
+
+def test_segment_refuses_networks_that_give_no_map_of_the_scan(bundle: Bundle, volume: Path, tmp_path: Path) -> None:
+    for network, said in (("lung_lesion", "no map of the whole scan"), ("none", "has no network none")):
+        arguments = ("--bundle", bundle.folder, "--network", network, "--to", tmp_path / "x.npz")
+        assert said in engines("segment", volume, *arguments, status=1)
+        assert not (tmp_path / "x.npz").exists()
+
+
+def test_the_sex_that_is_given_reaches_the_rules(tmp_path: Path, volume: Path) -> None:
+    draft = toy.draft()
+    lung = draft.cancers[0]
+    women = lung.contraindications.model_copy(update={"sexes": ("F",)})
+    only = draft.model_copy(update={"cancers": (lung.model_copy(update={"contraindications": women}),)})
+    bundle = toy.bundle(tmp_path / "b", only)
+    arguments = ("run", volume, "--bundle", bundle.folder, "--age", 60)
+    assert as_json(*arguments, "--sex", "M")["answers"][2]["reason"] == "no evidence for this sex"
+    assert as_json(*arguments, "--sex", "F")["answers"][2]["verdict"] == "positive"
 
 
 def test_phantom_writes_a_volume_that_run_can_read(bundle: Bundle, tmp_path: Path) -> None:
