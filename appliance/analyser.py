@@ -15,7 +15,7 @@ from appliance.pipeline import Desk, Reading, read_study, read_without_analysis
 from appliance.ports import Clock, Doorbell, StoredInstance
 from appliance.storage.intake_journal import IntakeReader
 from appliance.storage.journal import Journal, StudyRow
-from core.errors import StorageError
+from core.errors import DeviceLost, StorageError
 from core.finding import Reason
 from core.wire import EventBody
 from engines.cascade import Cancelled
@@ -86,7 +86,7 @@ class Analyser:
         began = time.monotonic()
         try:
             reading = read_without_analysis(desk, row, instances) if exhausted else read_study(desk, row, instances)
-        except (StorageError, MemoryError):
+        except (StorageError, MemoryError, DeviceLost):  # the last: this process must end; the attempt counts
             raise
         except Cancelled:
             self._journal.refund_attempt(row.handover_id)

@@ -41,7 +41,9 @@ class ReceiverConfig(_Section):
 class AnalyserConfig(_Section):
     """How studies are read."""
 
-    runtime: Literal["auto", "openvino", "onnx"] = Field("auto", description="which runtime runs the networks")
+    runtime: Literal["auto", "tensorrt", "openvino", "onnx"] = Field(
+        "auto", description="which runtime runs the networks"
+    )
     threads: int = Field(0, ge=0, description="CPU threads for the networks; 0: all cores")
     memory_mb: int = Field(4096, ge=512, description="MiB that one analysis may use")
     deadline_s: float = Field(900.0, gt=0, description="s after which an analysis gives up visibly")
@@ -117,6 +119,11 @@ class ApplianceConfig(_Section):
     def bundles(self) -> Path:
         """Installed model bundles, a folder a digest."""
         return self.state / "bundles"
+
+    @property
+    def plans(self) -> Path:
+        """TensorRT's plans, built on this device for this device."""
+        return self.state / "plans"
 
     @property
     def tuf(self) -> Path:

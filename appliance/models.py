@@ -12,7 +12,7 @@ from appliance.ports import BundleRow, BundleShelf
 from appliance.reporting import Model
 from core.errors import BundleRefused, EngineError
 from core.finding import Reason
-from engines.bundle import open_bundle
+from engines.bundle import Bundle, open_bundle
 from engines.cascade import Budget, Cascade
 from engines.manifest import Manifest
 from engines.runtime import Runtime
@@ -33,7 +33,12 @@ class Models:
     """At most one bundle is open at a time; the next study after an activation gets the new one."""
 
     def __init__(
-        self, shelf: BundleShelf, bundles: Path, runtime: Callable[[], Runtime], budget: Budget, unload_after_s: float
+        self,
+        shelf: BundleShelf,
+        bundles: Path,
+        runtime: Callable[[Bundle], Runtime],
+        budget: Budget,
+        unload_after_s: float,
     ) -> None:
         self._shelf = shelf
         self._bundles = bundles
@@ -60,7 +65,9 @@ class Models:
     def _load(self, row: BundleRow) -> OpenModel:
         try:
             bundle = open_bundle(self._bundles / row.digest)
-            return OpenModel(Cascade(bundle, self._runtime(), self._budget), model_of(bundle.manifest, row.digest))
+            return OpenModel(
+                Cascade(bundle, self._runtime(bundle), self._budget), model_of(bundle.manifest, row.digest)
+            )
         except (BundleRefused, EngineError) as error:
             log.error("the active bundle can't be used", exc_info=error, extra={"bundle": row.digest})
             return OpenModel(None, None, Reason.FAILED)

@@ -84,6 +84,7 @@ def run_analyser(config: ApplianceConfig) -> None:
     from appliance.models import Models
     from appliance.pipeline import Desk
     from appliance.reporting import Equipment
+    from engines.bundle import Bundle
     from engines.cascade import Budget
     from engines.runtime import Runtime
     from engines.runtime.choice import choose
@@ -95,8 +96,9 @@ def run_analyser(config: ApplianceConfig) -> None:
         journal = stack.enter_context(closing(open_journal(config)))
         budget = Budget(memory_mb=settings.memory_mb, deadline_s=settings.deadline_s)
 
-        def runtime() -> Runtime:
-            choice = choose(settings.runtime, settings.threads)
+        def runtime(bundle: Bundle) -> Runtime:
+            networks = [bundle.path(name) for network in bundle.manifest.networks for name in network.files]
+            choice = choose(settings.runtime, settings.threads, plans=config.plans, networks=networks)
             log.info("runtime chosen", extra={"runtime": choice.runtime.name, "why": choice.why})
             return choice.runtime
 
@@ -198,7 +200,7 @@ def run_updater(config: ApplianceConfig) -> None:
     """Brings the wanted bundle here, tries it, switches to it."""
     from appliance.update.client import ReleaseClient
     from appliance.update.fetcher import Fetcher
-    from appliance.update.trial import ChildTrial
+    from appliance.update.plans import trial_for
     from appliance.update.trusted_time import TrustedTime
     from appliance.update.updater import Updater
 
@@ -209,7 +211,7 @@ def run_updater(config: ApplianceConfig) -> None:
         time = TrustedTime(config.tuf / "time", clock)
         ca = IdentityFolder(config.identity).ca
         client = ReleaseClient(config.tuf, config.registry.tuf_url, config.bundles, Fetcher(ca_file=ca), time)
-        trial = ChildTrial(config.analyser.runtime, memory_mb=config.analyser.memory_mb)
+        trial = trial_for(config.analyser.runtime, config.plans, config.analyser.memory_mb)
 
         def tell(report: Report) -> None:
             journal.set_reported(reported_body(config, report, clock).model_dump_json())

@@ -24,7 +24,7 @@ from typing import Any, Literal, cast
 
 from core.errors import BundleRefused, OneScanError
 
-Preference = Literal["auto", "openvino", "onnx"]
+Preference = Literal["auto", "tensorrt", "openvino", "onnx"]
 _NICE = 19
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -45,19 +45,30 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ChildTrial:
-    """How golden cases are run. runtime, threads: as `engines.runtime.choice.choose` takes them."""
+    """How golden cases are run. runtime, threads, plans: as `engines.runtime.choice.choose` takes them."""
 
     runtime: Preference = "auto"
     threads: int = 1
     memory_mb: int = 4096  # MiB of private writable memory (RLIMIT_DATA, setrlimit(2))
     deadline_s: float = 1800.0
+    plans: Path | None = None
 
     def run(self, folder: Path, wanted: Callable[[], bool] = lambda: True) -> Verdict:
         """Try the bundle in `folder`. Blocks until the child has ended."""
+        plans = [str(self.plans)] if self.plans else []
         answer = os.memfd_create("trial")  # unlike a pipe it can't fill up while nobody reads
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(folder), self.runtime, *map(str, self._bounds), str(answer)],
+                [
+                    sys.executable,
+                    "-m",
+                    __name__,
+                    str(folder),
+                    self.runtime,
+                    *map(str, self._bounds),
+                    str(answer),
+                    *plans,
+                ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(answer,),
                 start_new_session=True,
@@ -108,14 +119,14 @@ def judge(returncode: int, answer: bytes) -> Verdict:
     return Verdict("passed", "", f"{len(outcomes)} golden cases")
 
 
-def _child(folder: Path, runtime: Preference, threads: int, memory_mb: int, fd: int) -> int:
+def _child(folder: Path, runtime: Preference, threads: int, memory_mb: int, fd: int, plans: Path | None) -> int:
     """The child: bounds first, heavy imports after."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        answer: dict[str, Any] = {"outcomes": _outcomes(folder, runtime, threads)}
+        answer: dict[str, Any] = {"outcomes": _outcomes(folder, runtime, threads, plans)}
     except BundleRefused as error:
         answer = {"error": {"code": f"check {error.check}", "what": str(error)}}
     except MemoryError:
@@ -127,15 +138,18 @@ def _child(folder: Path, runtime: Preference, threads: int, memory_mb: int, fd: 
     return 0
 
 
-def _outcomes(folder: Path, runtime: Preference, threads: int) -> list[dict[str, Any]]:
+def _outcomes(folder: Path, runtime: Preference, threads: int, plans: Path | None) -> list[dict[str, Any]]:
     from engines.bundle import open_bundle
     from engines.parity import run_golden
     from engines.runtime.choice import choose
 
     bundle = open_bundle(folder)
-    outcomes = run_golden(bundle, choose(runtime, threads).runtime)
+    networks = [bundle.path(name) for network in bundle.manifest.networks for name in network.files]
+    outcomes = run_golden(bundle, choose(runtime, threads, plans=plans, networks=networks).runtime)
     return [{"case": o.case, "passed": bool(o.passed), "detail": o.detail} for o in outcomes]
 
 
 if __name__ == "__main__":
-    sys.exit(_child(Path(sys.argv[1]), cast("Preference", sys.argv[2]), *map(int, sys.argv[3:6])))
+    said = sys.argv[1:]
+    where = Path(said[5]) if len(said) > 5 else None
+    sys.exit(_child(Path(said[0]), cast("Preference", said[1]), int(said[2]), int(said[3]), int(said[4]), where))

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import InputRefused
+from core.errors import DeviceLost, InputRefused
 from core.finding import Answer, Cancer, Reason, Verdict, complete
 from core.volume import Vector, Volume
 from engines.bundle import Bundle
@@ -97,7 +97,7 @@ class Cascade:
     ) -> Analysis:
         """Answers for all seven cancers. refused: cancers that an earlier stage ruled out, with (reason, detail).
 
-        Raises Cancelled soon after `cancelled()` turns true, and nothing else on purpose.
+        Raises Cancelled soon after `cancelled()` turns true, DeviceLost, and nothing else on purpose.
         """
         watch = Watch(self._budget, cancelled, self._clock)
         answers: dict[Cancer, Answer] = {}
@@ -257,8 +257,9 @@ def _scan(volume: Volume, watch: Watch) -> _Scan:
 
 
 def _refusal(stage: str, error: Exception) -> Refusal:
-    """What a stage's failure means for a cancer. Cancelling is no failure: it goes on upwards."""
-    if isinstance(error, Cancelled):
+    """What a stage's failure means for a cancer. Cancelling is no failure, and without its GPU this process can't go
+    on: both go on upwards."""
+    if isinstance(error, Cancelled | DeviceLost):
         raise error
     if isinstance(error, InputRefused):
         return Refusal(error.reason, error.detail)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from core.errors import EngineError
+from core.errors import DeviceLost, EngineError
 from engines.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -34,19 +35,26 @@ def choose(
     precision: Precision = "auto",
     cache: Path | None = None,
     plans: Path | None = None,
+    networks: Sequence[Path] = (),
 ) -> Choice:
     """The runtime to use. `auto` takes the fastest that can run here; a runtime named by a person is never replaced.
 
     threads: cores that one inference may use, 0 for all of this process. precision: fp32 forgoes bf16 and TF32 (slower,
     exact). cache: folder for compiled networks (OpenVINO), or None. plans: folder of TensorRT's plans, default
-    `plans_folder()`. EngineError where the wanted library, or the GPU for it, is not there.
+    `plans_folder()`. networks: ONNX files that it has to run: `auto` passes over TensorRT where one of them has no plan
+    that may run here. EngineError where the wanted library, or the GPU for it, is not there.
     """
     cores = threads or available_cores()
     if preference == "tensorrt":
         return _tensorrt(preference, precision, plans)
     if preference == "auto":
         try:
-            return _tensorrt(preference, precision, plans)
+            choice = _tensorrt(preference, precision, plans)
+            for network in networks:
+                choice.runtime.load(network)
+            return choice
+        except DeviceLost:
+            raise
         except EngineError as error:
             choice = _on_cpu(preference, cores, precision, cache)
             return Choice(choice.runtime, f"{choice.why}; {error}")
