@@ -1,11 +1,13 @@
 """What `ChildBuild` starts in tests: the real child, with a simulated GPU and a builder that can misbehave.
 
 A file `behaviour` in the plans folder says how: slow (each step takes a while), deaf (it never asks whether to go on),
-crash, silent, greedy (it takes more memory than allowed), or builds as it should where there is none.
+crash, silent, greedy (it takes more memory than allowed), interrupted (somebody presses Ctrl-C). Where there is none it
+builds as it should.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -21,9 +23,11 @@ from tests.engines.runtime.gpu.simulator import (
     SimulatedBuilder,
     SimulatedDevice,
     SimulatedPlan,
-    compile_for_host,
     runtime_on_trial,
 )
+
+LIBRARY = "ONESCAN_TEST_KERNELS"
+"""Names the kernels' library for this CPU, which the test has compiled."""
 
 
 class Misbehaving(SimulatedBuilder):
@@ -45,8 +49,11 @@ class Misbehaving(SimulatedBuilder):
             while True:
                 time.sleep(1)
 
+        if self._behaviour == "interrupted":
+            os.kill(os.getppid(), signal.SIGINT)
+
         def slowly(phase: str, done: int, total: int) -> bool:
-            if self._behaviour == "slow":
+            if self._behaviour in ("slow", "interrupted"):
                 time.sleep(0.2)
             return step(phase, done, total)
 
@@ -56,9 +63,7 @@ class Misbehaving(SimulatedBuilder):
 def workshop(plans: Path, fp32: bool, memory_mb: int) -> tuple[TensorRtRuntime, Builder]:
     named = plans / "behaviour"
     behaviour = named.read_text() if named.exists() else ""
-    library = plans.parent / "host"
-    library.mkdir(exist_ok=True)
-    runtime = runtime_on_trial(SimulatedDevice(compile_for_host(library)), plans)
+    runtime = runtime_on_trial(SimulatedDevice(ctypes.CDLL(os.environ[LIBRARY])), plans)
     return runtime, Misbehaving(behaviour, plans)
 
 

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from tests.engines.runtime.gpu.building_child import LIBRARY
 from tests.engines.runtime.gpu.simulator import SimulatedDevice, compile_for_host
 
 
@@ -16,6 +17,12 @@ def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if shutil.which("g++") is None:
         pytest.skip("no g++ here to compile the kernels' arithmetic")
     return compile_for_host(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture
+def host_kernels_for_children(host_kernels: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`building_child` finds the kernels that this session compiled."""
+    monkeypatch.setenv(LIBRARY, host_kernels._name)
 
 
 @pytest.fixture(params=["late", "early", "random-1", "random-2"])

@@ -11,7 +11,7 @@ import pytest
 from core.errors import EngineError
 from engines.build import build_plans, profile_of
 from engines.bundle import Bundle, open_bundle
-from engines.cli import REFERENCE
+from engines.commands.options import REFERENCE
 from engines.manifest import Network
 from engines.runtime.gpu import TensorRtRuntime
 from engines.runtime.plans import Profile, Shelf

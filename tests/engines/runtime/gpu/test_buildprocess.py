@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from engines.bundle import Bundle
 from tests.engines.bundle.test_parity import CASE, packed
 
 CHILD = "tests.engines.runtime.gpu.building_child"
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here to compile the kernels' arithmetic")
+pytestmark = pytest.mark.usefixtures("host_kernels_for_children")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from core.errors import EngineError
 from engines.build import profile_of
 from engines.bundle import open_bundle
-from engines.cli import REFERENCE
+from engines.commands.options import REFERENCE
 from engines.importers.graph import read, to_bytes
 from engines.importers.precision import to_fp16
 from engines.runtime.plans import Profile
