@@ -54,6 +54,7 @@ class LoadedNetwork:
             activation=self.blended,
             runs=len(self.folds) * 2 ** len(self.spec.mirror),
             keep=keep if self.blended != "none" else None,
+            floor=tiling.floor if tiling.kind == "patch" and tiling.gaussian else 0.0,
         )
 
     def scores(self, image: Float, watch: Watch) -> Float:

@@ -23,7 +23,8 @@ from engines.cascade.sampling import Sampler, Scan
 from engines.cascade.sliding import input_size, slide
 from engines.cascade.splines import Zoom, lone_axis
 from engines.cascade.tiles import Tile
-from engines.manifest import Network, Spline
+from engines.manifest import Linear, Network, Spline
+from engines.runtime.host import activated
 
 if TYPE_CHECKING:
     from engines.cascade.detect import Before
@@ -55,7 +56,7 @@ def segment(hu: Scan, spacing_mm: Vector, network: LoadedNetwork, watch: Watch, 
 
     for rows in slide(network, image, sampled.air, watch, wanted):
         with watch.timed("labels"):
-            labels.push(rows.values)
+            labels.push(activated(rows.values, spec.activation) if _activates(spec) else rows.values)
     labels.finish()
     return result
 
@@ -106,7 +107,12 @@ def _decision(spec: Network) -> Decision:
     if spec.activation == "softmax":
         return Softmax()
     order = spec.region_order or tuple(range(1, len(spec.labels) + 1))
-    return Regions(order, 0.0 if spec.blend == "logits" else 0.5)
+    return Regions(order, 0.0 if spec.blend == "logits" and not _activates(spec) else 0.5)
+
+
+def _activates(spec: Network) -> bool:
+    """True where blended logits become probabilities before they are interpolated."""
+    return spec.blend == "logits" and isinstance(spec.resampling, Linear) and spec.resampling.back == "probabilities"
 
 
 def _vector(values: Iterable[float]) -> Vector:

@@ -3,7 +3,8 @@
 A tile's middle sees more of its surroundings than its edge, so it counts more: weights fall off with sigma = edge / 8
 (nnU-Net, Isensee et al. 2021). Tiles stand on a product of three axes and the Gaussian is
 separable; so is the sum of all weights in a voxel, and each axis can be normalised by itself. No map of weights is ever
-held.
+held; but where products of weights have a floor, as MONAI's have, only the map of their sums can normalise them, and
+that is the runtime's affair (`engines.runtime.Window`).
 """
 
 from __future__ import annotations
@@ -52,20 +53,34 @@ def starts(n: int, size: int, overlap: float, steps: Steps = "even") -> tuple[in
     return tuple(round(float(position)) for position in np.linspace(0, n - size, count))
 
 
-def axis_weights(n: int, size: int, begins: tuple[int, ...], gaussian: bool = True) -> npt.NDArray[np.float32]:
-    """Weights (tiles, min(size, n)) along one axis; over the tiles that cover a voxel they sum to 1."""
+def axis_weights(
+    n: int, size: int, begins: tuple[int, ...], gaussian: bool = True, sum_to_one: bool = True
+) -> npt.NDArray[np.float32]:
+    """Weights (tiles, min(size, n)) along one axis; their sum in every voxel is 1.
+
+    sum_to_one: False leaves them as they are, the bell's middle being 1.
+    """
     edge = min(size, n)
     bell = np.exp(-0.5 * ((np.arange(edge) - (edge - 1) / 2) / (_SIGMA * edge)) ** 2) if gaussian else np.ones(edge)
+    if not sum_to_one:
+        return np.tile(bell.astype(np.float32), (len(begins), 1))
     total = np.zeros(n)
     for begin in begins:
         total[begin : begin + edge] += bell
     return np.stack([bell / total[begin : begin + edge] for begin in begins]).astype(np.float32)
 
 
-def tiles(shape: Index, size: Index, overlap: float, gaussian: bool = True, steps: Steps = "even") -> Iterator[Tile]:
+def tiles(
+    shape: Index,
+    size: Index,
+    overlap: float,
+    gaussian: bool = True,
+    steps: Steps = "even",
+    sum_to_one: bool = True,
+) -> Iterator[Tile]:
     """All tiles over a region of `shape`, in a fixed order (z slowest)."""
     begins = [starts(n, edge, overlap, steps) for n, edge in zip(shape, size, strict=True)]
-    weights = [axis_weights(n, edge, b, gaussian) for n, edge, b in zip(shape, size, begins, strict=True)]
+    weights = [axis_weights(n, edge, b, gaussian, sum_to_one) for n, edge, b in zip(shape, size, begins, strict=True)]
     for i, j, k in product(*(range(len(b)) for b in begins)):
         start = (begins[0][i], begins[1][j], begins[2][k])
         along = (weights[0][i], weights[1][j], weights[2][k])

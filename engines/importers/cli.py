@@ -125,6 +125,56 @@ def nnunet_command(
     _report(imported.bundle, imported.files, as_json, tuple(network.sentence for network in imported.networks))
 
 
+@importers.command("monai")
+def monai_command(
+    folder: Annotated[Path, typer.Argument(help="MONAI bundle: a folder with configs/ and models/.")],
+    to: Annotated[Path | None, typer.Option("--to", help="The bundle's new folder; it must not exist yet.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Inference configuration. Default: configs/inference.json or .yaml.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Default: models/model.pt, else models/model.ts.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="A transform to leave out knowingly, by its name; may be repeated.")
+    ] = None,
+    trust_torchscript: Annotated[
+        bool, typer.Option("--trust-torchscript", help="Open a .ts file: it is a program, and it may run.")
+    ] = False,
+    binding: Annotated[
+        Path | None, typer.Option(help="YAML: name, intended use, organs, cancers. Default: the bundle only segments.")
+    ] = None,
+    write_binding: Annotated[
+        Path | None, typer.Option("--write-binding", help="Write a binding to complete to this file, and stop.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Import a MONAI bundle: a segmentation network of monai.networks.nets with a sliding window.
+
+    The configuration is read as data, none of its Python is run. Transforms, tiles and resampling become fields of the
+    manifest; a transform that no manifest can say is refused by name. Needs torch and monai.
+
+    Examples:
+
+        onescan-engines import monai spleen_ct_segmentation --to bundle
+
+        onescan-engines import monai spleen_ct_segmentation --without KeepLargestConnectedComponentd --to bundle
+    """
+    from engines.importers import monai
+    from engines.importers.binding import read_binding, template, unbound
+
+    source = monai.read_monai(folder, config, without or ())
+    if write_binding is not None:
+        durable.write_bytes(write_binding, template(source.name, source.labels).encode(), 0o644)
+        _report_binding(write_binding, as_json)
+        return
+    if to is None:
+        raise ConfigError("where is the bundle to be made?", remedy="Say --to FOLDER.")
+    bound = unbound(source.name) if binding is None else read_binding(binding, source.name)
+    say = _quiet if as_json else _step
+    imported = monai.import_monai(source, to, bound, weights, trust_torchscript, say)
+    agreed = f"ONNX = torch within {imported.difference:.1e} of the largest logit"
+    _report(imported.bundle, imported.files, as_json, (agreed, *imported.notes))
+
+
 def _step(line: str) -> None:
     err.print(f"  {escape(line)}", style="dim")
 

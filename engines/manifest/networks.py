@@ -81,6 +81,9 @@ class Linear(Part):
     """MONAI's Spacing: linear, the centres of the first voxels coincide."""
 
     kind: Literal["linear"] = "linear"
+    back: Literal["probabilities", "logits"] = Field(
+        default="probabilities", description="what is interpolated on its way back to the scan"
+    )
 
 
 Resampling = Annotated[Area | Spline | Linear, Field(discriminator="kind")]
@@ -103,6 +106,12 @@ class Patches(Part):
         default=-950, description="HU; a tile with no voxel of the organ's surroundings above this is not run"
     )
     gaussian: bool = Field(default=True, description="voxels near a tile's middle count more; false: all alike")
+    floor: float = Field(
+        default=0,
+        ge=0,
+        lt=1,
+        description="gaussian: every voxel counts at least this share of the middle (MONAI: 0.001)",
+    )
     steps: Literal["even", "last_shifted"] = Field(
         default="even", description="even: tiles spread evenly (nnU-Net); last_shifted: fixed steps, the last cut back"
     )
@@ -110,6 +119,12 @@ class Patches(Part):
         default="air_far",
         description="a region smaller than a tile: air at the far ends, or 0 after normalisation on both sides",
     )
+
+    @model_validator(mode="after")
+    def _weighed(self) -> Patches:
+        if self.floor and not self.gaussian:
+            raise ValueError("a floor is for gaussian weights: all others are alike")
+        return self
 
 
 class Stretched(Part):

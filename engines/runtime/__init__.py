@@ -54,7 +54,8 @@ class Window:
     size: the networks' input (z, y, x). channels: that they give. fill: what stands beyond the region's edges, one
     value an input channel. centred: a region smaller than the tile lies in its middle instead of its near corner.
     activation: what is applied to the logits before they are blended. runs: over how many networks' and mirrored runs
-    of a tile the average goes. keep: output channels that are blended; None: all.
+    of a tile the average goes. keep: output channels that are blended; None: all. floor: 0 where the weights of tiles
+    sum to 1 in every voxel; else a weight, the product of three, is at least this, and what it sums up to divides.
     """
 
     size: Index
@@ -64,6 +65,7 @@ class Window:
     activation: Activation = "none"
     runs: int = 1
     keep: tuple[int, ...] | None = None
+    floor: float = 0.0
 
 
 class Pass(Protocol):

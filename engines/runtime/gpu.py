@@ -20,6 +20,7 @@ from core.errors import EngineError
 from core.volume import Index
 from engines.runtime import Network, Tensor, Window, kernels
 from engines.runtime.device import POISON, Device, Execution, Memory
+from engines.runtime.host import HostPass
 from engines.runtime.plans import PlanKey, Shelf, StoredPlan
 from engines.runtime.ring import DevicePass, Region, UploadedRegion
 from engines.runtime.trust import check_image, check_logits
@@ -83,12 +84,16 @@ class TensorRtRuntime:
 
     def open_pass(
         self, networks: Sequence[Network], image: npt.NDArray[np.float32] | Region, window: Window, linger: int = 0
-    ) -> DevicePass:
+    ) -> DevicePass | HostPass:
         """A sliding window whose logits stay on the device until they are final.
+
+        Where weights have a floor the kernels can't blend, and logits come to the host tile by tile.
 
         image: (I, Z, Y, X) on the host, or a region that is on the device already (`slabs.resample`). linger: see
         `ring.DevicePass`.
         """
+        if window.floor and isinstance(image, np.ndarray):
+            return HostPass(networks, image, window)
         if not self._has_kernels:  # compiled now if no build has done it
             self.device.load_kernels(kernels.compiled(self.shelf.folder, self.device.identity.architecture))
             self._has_kernels = True

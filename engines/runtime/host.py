@@ -29,7 +29,9 @@ class HostPass:
         self._taken = 0
         kept = window.channels if window.keep is None else len(window.keep)
         _, z, y, x = image.shape
-        self._ring: Float = np.zeros((kept, min(z, window.size[0]), y, x), dtype=np.float32)
+        depth = min(z, window.size[0])
+        self._ring: Float = np.zeros((kept, depth, y, x), dtype=np.float32)
+        self._weights: Float | None = np.zeros((depth, y, x), dtype=np.float32) if window.floor else None
         self._input = np.empty((1, image.shape[0], *window.size), dtype=np.float32)
 
     def add(self, tile: Tile, flips: Index = (0, 0, 0)) -> None:
@@ -52,9 +54,10 @@ class HostPass:
         count, ring = until - self._taken, self._ring
         if not 0 < count <= ring.shape[1]:
             raise EngineError(f"rows {self._taken} to {until} are not in the ring")
-        rows: Float = ring[:, :count].copy()
-        ring[:, : ring.shape[1] - count] = ring[:, count:]
-        ring[:, ring.shape[1] - count :] = 0
+        rows = _shifted_out(ring, count)
+        if self._weights is not None:
+            weights = _shifted_out(self._weights[None], count)[0]
+            np.divide(rows, weights, out=rows, where=weights > 0)
         self._taken = until
         return rows
 
@@ -88,9 +91,21 @@ class HostPass:
             raise EngineError(f"a tile over rows {tile.start[0]} to {tile.stop[0]} does not fit the ring")
         along_z, along_y, along_x = tile.weights
         weights = along_z[:, None, None] * (along_y[:, None] * (along_x / np.float32(self._window.runs)))
-        target = self._ring[:, first:last, tile.start[1] : tile.stop[1], tile.start[2] : tile.stop[2]]
+        where = (slice(first, last), slice(tile.start[1], tile.stop[1]), slice(tile.start[2], tile.stop[2]))
+        if self._weights is not None:
+            np.maximum(weights, self._window.floor / self._window.runs, out=weights)
+            self._weights[where] += weights
+        target = self._ring[:, where[0], where[1], where[2]]
         for rows, values in zip(target, part, strict=True):  # channel by channel: no copy of all of them
             rows += values * weights
+
+
+def _shifted_out(ring: Float, count: int) -> Float:
+    """The first `count` rows (K, count, Y, X); those behind move up, zeros follow."""
+    rows: Float = ring[:, :count].copy()
+    ring[:, : ring.shape[1] - count] = ring[:, count:]
+    ring[:, ring.shape[1] - count :] = 0
+    return rows
 
 
 def activated(logits: Float, activation: Activation, keep: Sequence[int] | None = None) -> Float:

@@ -114,6 +114,8 @@ class DevicePass:
         self._rows: Memory | None = None
         self.sums = device.allocate(_FLOAT * self.channels * self.depth * y * x)
         device.fill(self.sums.address, 0, self.sums.nbytes, self.compute)
+        if window.floor:
+            raise EngineError("the kernels do not blend weights that have a floor")
         if len(window.fill) != channels:
             raise EngineError(f"{channels} channels need as many values beyond the edge, not {len(window.fill)}")
         self._fill = _Constant(device, np.asarray(window.fill, dtype=np.float32), self._prepare)
