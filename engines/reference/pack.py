@@ -42,7 +42,7 @@ from engines.reference.recipes import RECIPES, Recipe
 from engines.runtime.onnx import OnnxRuntime
 
 VERSION = "0.1.0"
-GOLDEN: dict[str, tuple[int, int]] = {"lung-and-liver-lesion": (500_010, 1), "no-lesion": (500_004, 0)}
+GOLDEN: dict[str, tuple[int, int]] = {"lung-and-liver-lesion": (500_010, 1), "no-lesion": (500_001, 0)}
 """Golden cases: name → seed and number of lesions (of 25 mm) in each organ."""
 ORGANS = {Cancer.LUNG: "lung", Cancer.LIVER: "liver"}
 WANTED_SENSITIVITY, WANTED_SPECIFICITY = 0.90, 0.90
