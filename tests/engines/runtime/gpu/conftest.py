@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+from typing import TYPE_CHECKING
 
 import pytest
 
+from core.errors import EngineError
+from engines.runtime import kernels
 from tests.engines.runtime.gpu.building_child import LIBRARY
-from tests.engines.runtime.gpu.simulator import SimulatedDevice, compile_for_host
+from tests.engines.runtime.gpu.simulator import RealDevice, SimulatedDevice, compile_for_host
+
+if TYPE_CHECKING:
+    from engines.runtime.cuda import CudaDevice
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +31,36 @@ def host_kernels_for_children(host_kernels: ctypes.CDLL, monkeypatch: pytest.Mon
     monkeypatch.setenv(LIBRARY, host_kernels._name)
 
 
-@pytest.fixture(params=["late", "early", "random-1", "random-2"])
-def device(request: pytest.FixtureRequest, host_kernels: ctypes.CDLL) -> SimulatedDevice:
+@pytest.fixture(scope="session")
+def gpu() -> CudaDevice:
+    """This machine's GPU with its kernels. Where there is none the test is skipped, and says what is missing."""
+    try:
+        from engines.runtime import cuda
+
+        device = cuda.first_device()
+        device.load_kernels(kernels.compile_for(device.identity.architecture))
+    except (ImportError, EngineError) as error:
+        pytest.skip(f"no GPU to run this on: {error}")
+    return device
+
+
+ORDERS = ("late", "early", "random-1", "random-2")
+
+
+def _simulated(order: str, library: ctypes.CDLL) -> SimulatedDevice:
+    kind, _, seed = order.partition("-")
+    return SimulatedDevice(library, kind, int(seed or 0))  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=ORDERS)
+def simulated(request: pytest.FixtureRequest, host_kernels: ctypes.CDLL) -> SimulatedDevice:
     """A simulated GPU that does its work in one of the orders that streams and events permit."""
-    order, _, seed = request.param.partition("-")
-    return SimulatedDevice(host_kernels, order, int(seed or 0))
+    return _simulated(request.param, host_kernels)
+
+
+@pytest.fixture(params=[*ORDERS, pytest.param("real", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> SimulatedDevice | RealDevice:
+    """The same, or the machine's own GPU: what holds on the one has to hold on the other."""
+    if request.param == "real":
+        return RealDevice(request.getfixturevalue("gpu"))
+    return _simulated(request.param, request.getfixturevalue("host_kernels"))

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ from engines.runtime import kernels
 from engines.runtime.device import Argument, Event, Identity, Memory, Shape, Stream
 from engines.runtime.gpu import TensorRtRuntime
 from engines.runtime.plans import Profile, Shelf
+
+if TYPE_CHECKING:
+    from engines.runtime.cuda import CudaDevice
 
 KERNELS = Path(__file__).parents[4] / "engines" / "runtime" / "kernels"
 Order = Literal["late", "early", "random"]
@@ -191,6 +194,7 @@ class SimulatedDevice:
 
     def launch(self, kernel: str, threads: int, arguments: Sequence[Argument], stream: Stream) -> None:
         assert threads > 0
+        assert _aligned(arguments), "a structure would lie elsewhere in pycuda's buffer than the kernel reads it"
         function = getattr(self._library, f"launch_{kernel}")
         packed = [bytes(argument.tobytes()) for argument in arguments]
 
@@ -203,21 +207,55 @@ class SimulatedDevice:
         self.enqueue(stream, work)
 
 
+def _aligned(arguments: Sequence[Argument]) -> bool:
+    """pycuda packs arguments as the `struct` module does: numbers are aligned, a structure is not."""
+    offset, straight = 0, True
+    for argument in arguments:
+        if argument.dtype.fields:
+            straight = straight and offset % 4 == 0
+        else:
+            offset += -offset % argument.itemsize
+        offset += argument.itemsize
+    return straight
+
+
 def array_at(address: int, shape: Shape, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
     """A view of device memory."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype=dtype).reshape(shape)
 
 
+class RealDevice:
+    """The machine's GPU where a test asks for what the simulated one offers besides."""
+
+    def __init__(self, gpu: CudaDevice) -> None:
+        self._gpu = gpu
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._gpu, name)
+
+    def check(self) -> None:
+        """All work is done, and none of it touched what it must not (compute-sanitizer sees more)."""
+        stream = self._gpu.stream()
+        stream.synchronize()
+
+
 class SimulatedExecution:
     """A network on the simulated GPU: ONNX Runtime computes it from and to "device" memory.
+
+    On a real GPU image and logits travel, and the stream waits: slow, but whatever stands around it is then real.
 
     scratch: bytes that it claims, and overwrites, for a run. written: the share of its output that it really writes,
     after `good` runs in which it writes all.
     """
 
     def __init__(
-        self, device: SimulatedDevice, content: bytes, scratch: int = 64, written: float = 1.0, good: int = 0
+        self,
+        device: SimulatedDevice | RealDevice,
+        content: bytes,
+        scratch: int = 64,
+        written: float = 1.0,
+        good: int = 0,
     ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
@@ -237,15 +275,30 @@ class SimulatedExecution:
         if self.refuse:
             raise EngineError("TensorRT refused to run the network")
         assert scratch.nbytes >= self._scratch
+        if isinstance(self._device, SimulatedDevice):
 
-        def work() -> None:
-            result = self._session.run(["logits"], {"image": array_at(image, shape)})[0].ravel()
-            count = result.size if self._good > 0 else int(result.size * self._written)
-            self._good -= 1
-            array_at(logits, (result.size,))[:count] = result[:count]
-            ctypes.memset(scratch.address, 0x11, self._scratch)
+            def work() -> None:
+                written = self._written_logits(array_at(image, shape))
+                array_at(logits, written.shape)[:] = written
+                ctypes.memset(scratch.address, 0x11, self._scratch)
 
-        self._device.enqueue(stream, work)
+            self._device.enqueue(stream, work)
+            return
+        given = np.empty(shape, np.float32)
+        self._device.download(given, image, stream)
+        stream.synchronize()
+        written = self._written_logits(given)
+        if written.size:
+            self._device.upload(logits, written, stream)
+        self._device.fill(scratch.address, 0x11, self._scratch, stream)
+        stream.synchronize()
+
+    def _written_logits(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """As much of the logits as this network writes, flat."""
+        result = self._session.run(["logits"], {"image": image})[0].ravel()
+        count = result.size if self._good > 0 else int(result.size * self._written)
+        self._good -= 1
+        return np.ascontiguousarray(result[:count])
 
 
 class SimulatedLibrary:

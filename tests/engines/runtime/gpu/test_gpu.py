@@ -44,9 +44,9 @@ def image(*shape: int) -> np.ndarray:
 
 
 def test_a_network_gives_what_its_plan_computes_at_every_shape_of_its_profile(
-    device: SimulatedDevice, blob: Path
+    simulated: SimulatedDevice, blob: Path
 ) -> None:
-    runtime: Runtime = runtime_with_plan(device, blob, Profile((4, 4, 4), (8, 8, 8), (12, 12, 12)))
+    runtime: Runtime = runtime_with_plan(simulated, blob, Profile((4, 4, 4), (8, 8, 8), (12, 12, 12)))
     network = runtime.load(blob)
     session = ort.InferenceSession(blob.read_bytes())
     kept = []
@@ -56,11 +56,11 @@ def test_a_network_gives_what_its_plan_computes_at_every_shape_of_its_profile(
     for logits, expected in kept:  # compared at the end: a later run must not write into an earlier result
         np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert (runtime.name, runtime.precision) == ("tensorrt", "fp16")
-    device.check()
+    simulated.check()
 
 
-def test_a_network_without_a_plan_says_how_to_get_one(device: SimulatedDevice, blob: Path) -> None:
-    runtime = TensorRtRuntime(device, SimulatedLibrary(device), Shelf(blob.parent / "plans"))
+def test_a_network_without_a_plan_says_how_to_get_one(simulated: SimulatedDevice, blob: Path) -> None:
+    runtime = TensorRtRuntime(simulated, SimulatedLibrary(simulated), Shelf(blob.parent / "plans"))
     with pytest.raises(EngineError, match="there is no plan") as refused:
         runtime.load(blob)
     assert "onescan-engines build" in refused.value.remedy()
@@ -68,24 +68,24 @@ def test_a_network_without_a_plan_says_how_to_get_one(device: SimulatedDevice, b
         runtime.load(blob.with_name("nothing"))
 
 
-def test_a_plan_that_has_not_agreed_runs_only_to_be_compared(device: SimulatedDevice, blob: Path) -> None:
+def test_a_plan_that_has_not_agreed_runs_only_to_be_compared(simulated: SimulatedDevice, blob: Path) -> None:
     profile = Profile.exact(SHAPE)
     with pytest.raises(EngineError, match="has not agreed"):
-        runtime_with_plan(device, blob, profile, agreed=False).load(blob)
-    trial = runtime_with_plan(device, blob, profile, agreed=False, trial=True)
+        runtime_with_plan(simulated, blob, profile, agreed=False).load(blob)
+    trial = runtime_with_plan(simulated, blob, profile, agreed=False, trial=True)
     assert trial.load(blob).run(image(*SHAPE)).shape == (1, 2, *SHAPE)
 
 
 def test_a_shape_that_no_plan_was_built_for_is_refused_and_says_which_there_are(
-    device: SimulatedDevice, blob: Path
+    simulated: SimulatedDevice, blob: Path
 ) -> None:
-    network = runtime_with_plan(device, blob, Profile.exact(SHAPE)).load(blob)
+    network = runtime_with_plan(simulated, blob, Profile.exact(SHAPE)).load(blob)
     with pytest.raises(EngineError, match=r"\(8, 9, 11\).*\(8, 9, 10\) to \(8, 9, 10\)"):
         network.run(image(8, 9, 11))
 
 
-def test_a_damaged_plan_does_not_reach_the_library(device: SimulatedDevice, blob: Path) -> None:
-    runtime = runtime_with_plan(device, blob, Profile.exact(SHAPE))
+def test_a_damaged_plan_does_not_reach_the_library(simulated: SimulatedDevice, blob: Path) -> None:
+    runtime = runtime_with_plan(simulated, blob, Profile.exact(SHAPE))
     (plan,) = (blob.parent / "plans").glob("*.plan")
     plan.write_bytes(plan.read_bytes()[:-1])
     with pytest.raises(EngineError, match="damaged"):
@@ -94,16 +94,16 @@ def test_a_damaged_plan_does_not_reach_the_library(device: SimulatedDevice, blob
 
 @pytest.mark.parametrize("written", [0.0, 0.9])
 def test_an_output_not_written_in_full_is_a_failure_also_on_a_buffer_used_before(
-    device: SimulatedDevice, blob: Path, written: float
+    simulated: SimulatedDevice, blob: Path, written: float
 ) -> None:
-    network = runtime_with_plan(device, blob, Profile.exact(SHAPE), written=written, good=1).load(blob)
+    network = runtime_with_plan(simulated, blob, Profile.exact(SHAPE), written=written, good=1).load(blob)
     network.run(image(*SHAPE))
     with pytest.raises(EngineError, match="not written in full"):
         network.run(image(*SHAPE))
 
 
-def test_a_run_that_is_refused_and_a_gpu_that_is_lost_are_failures(device: SimulatedDevice, blob: Path) -> None:
-    runtime = runtime_with_plan(device, blob, Profile.exact(SHAPE))
+def test_a_run_that_is_refused_and_a_gpu_that_is_lost_are_failures(simulated: SimulatedDevice, blob: Path) -> None:
+    runtime = runtime_with_plan(simulated, blob, Profile.exact(SHAPE))
     network = runtime.load(blob)
     network.prepare(SHAPE)
     (execution,) = runtime._library.opened  # type: ignore[attr-defined]
@@ -112,14 +112,14 @@ def test_a_run_that_is_refused_and_a_gpu_that_is_lost_are_failures(device: Simul
         network.run(image(*SHAPE))
     execution.refuse = False
     network.run(image(*SHAPE))
-    device.lost = True
+    simulated.lost = True
     for _ in range(2):
         with pytest.raises(DeviceLost):
             network.run(image(*SHAPE))
 
 
-def test_networks_share_scratch_memory_that_grows_to_the_largest_need(device: SimulatedDevice, blob: Path) -> None:
-    runtime = TensorRtRuntime(device, SimulatedLibrary(device), Shelf(blob.parent))
+def test_networks_share_scratch_memory_that_grows_to_the_largest_need(simulated: SimulatedDevice, blob: Path) -> None:
+    runtime = TensorRtRuntime(simulated, SimulatedLibrary(simulated), Shelf(blob.parent))
     small = runtime.scratch(100)
     assert runtime.scratch(50) is small
     assert runtime.scratch(1000).nbytes == 1000
@@ -127,8 +127,8 @@ def test_networks_share_scratch_memory_that_grows_to_the_largest_need(device: Si
         runtime.scratch(1 << 40)
 
 
-def test_a_plan_opens_once_whatever_the_shapes(device: SimulatedDevice, blob: Path) -> None:
-    runtime = runtime_with_plan(device, blob, Profile((4, 4, 4), (8, 8, 8), (12, 12, 12)))
+def test_a_plan_opens_once_whatever_the_shapes(simulated: SimulatedDevice, blob: Path) -> None:
+    runtime = runtime_with_plan(simulated, blob, Profile((4, 4, 4), (8, 8, 8), (12, 12, 12)))
     network = runtime.load(blob)
     for shape in ((8, 8, 8), (4, 6, 12), (8, 8, 8)):
         network.run(image(*shape))
@@ -136,9 +136,9 @@ def test_a_plan_opens_once_whatever_the_shapes(device: SimulatedDevice, blob: Pa
 
 
 def test_a_pass_over_networks_of_the_runtime_uses_their_plans(
-    device: SimulatedDevice, blob: Path, monkeypatch: pytest.MonkeyPatch
+    simulated: SimulatedDevice, blob: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = runtime_with_plan(device, blob, Profile.exact((8, 8, 8)))
+    runtime = runtime_with_plan(simulated, blob, Profile.exact((8, 8, 8)))
     monkeypatch.setattr(kernels, "compiled", lambda folder, architecture: f"{folder.name} {architecture}".encode())
     ensemble: list[GpuNetwork] = [runtime.load(blob), runtime.load(blob)]
     x = image(8, 8, 8)
@@ -146,4 +146,4 @@ def test_a_pass_over_networks_of_the_runtime_uses_their_plans(
         sliding = runtime.open_pass(ensemble, x[0], Window((8, 8, 8), 2, (0.0,), runs=2))
         sliding.add(next(tiles((8, 8, 8), (8, 8, 8), 0)))
         np.testing.assert_allclose(sliding.take(8), ensemble[0].run(x)[0], atol=1e-6)
-    assert device.loaded == [b"plans sm_87"]
+    assert simulated.loaded == [b"plans sm_87"]

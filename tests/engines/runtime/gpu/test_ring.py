@@ -17,7 +17,7 @@ from engines.runtime import Activation, Pass, Tensor, Window
 from engines.runtime.host import HostPass
 from engines.runtime.ring import DevicePass, UploadedRegion
 from tests.engines.runtime import networks
-from tests.engines.runtime.gpu.simulator import SimulatedDevice, SimulatedExecution
+from tests.engines.runtime.gpu.simulator import RealDevice, SimulatedDevice, SimulatedExecution
 
 AIR = -10.24  # -1024 HU, normalised as the tiny networks expect it: HU / 100
 SIZE = (8, 8, 8)
@@ -60,7 +60,7 @@ def slide(
 
 
 def on_device(
-    device: SimulatedDevice, x: npt.NDArray[np.float32], window: Window, *contents: bytes, **changes: float
+    device: SimulatedDevice | RealDevice, x: npt.NDArray[np.float32], window: Window, *contents: bytes, **changes: float
 ) -> DevicePass:
     executions = [
         SimulatedExecution(device, content, scratch=64 * (i + 1), **changes) for i, content in enumerate(contents)
@@ -69,7 +69,7 @@ def on_device(
 
 
 def assert_as_on_the_host(
-    device: SimulatedDevice,
+    device: SimulatedDevice | RealDevice,
     x: npt.NDArray[np.float32],
     window: Window,
     *contents: bytes,
@@ -92,7 +92,7 @@ def assert_as_on_the_host(
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("shape", [(20, 13, 10), (5, 6, 7)], ids=str)
 def test_probabilities_are_blended_as_on_the_host(
-    device: SimulatedDevice, shape: Index, activation: Activation, content: bytes
+    device: SimulatedDevice | RealDevice, shape: Index, activation: Activation, content: bytes
 ) -> None:
     channels = 4 if content is FOUR else 2
     window = Window(SIZE, channels, (AIR,), activation=activation)
@@ -100,43 +100,45 @@ def test_probabilities_are_blended_as_on_the_host(
 
 
 @pytest.mark.parametrize("shape", [(20, 9, 10), (5, 6, 7), (8, 8, 8)], ids=str)
-def test_logits_are_blended_to_the_very_bits_of_numpy(device: SimulatedDevice, shape: Index) -> None:
+def test_logits_are_blended_to_the_very_bits_of_numpy(device: SimulatedDevice | RealDevice, shape: Index) -> None:
     assert_as_on_the_host(device, image(*shape), Window(SIZE, 2, (AIR,)), networks.smoothing(), exactly=True)
 
 
-def test_only_the_channels_that_are_wanted_are_blended(device: SimulatedDevice) -> None:
+def test_only_the_channels_that_are_wanted_are_blended(device: SimulatedDevice | RealDevice) -> None:
     window = Window(SIZE, 4, (AIR,), activation="softmax", keep=(3, 1))
     assert_as_on_the_host(device, image(11, 8, 9), window, FOUR)
 
 
-def test_mirrored_runs_are_undone_and_averaged(device: SimulatedDevice) -> None:
+def test_mirrored_runs_are_undone_and_averaged(device: SimulatedDevice | RealDevice) -> None:
     window = Window(SIZE, 2, (AIR,), activation="softmax", runs=8)
     mirrors = list(product((0, 1), repeat=3))
     assert_as_on_the_host(device, image(11, 8, 6), window, LOPSIDED, overlap=0.25, mirrors=mirrors)
 
 
-def test_folds_are_averaged(device: SimulatedDevice) -> None:
+def test_folds_are_averaged(device: SimulatedDevice | RealDevice) -> None:
     contents = (networks.smoothing(), LOPSIDED, networks.smoothing((0.1, 0.1, 0.8)))
     assert_as_on_the_host(device, image(12, 8, 8), Window(SIZE, 2, (AIR,), runs=3), *contents, exactly=True)
 
 
-def test_a_small_region_can_lie_in_the_middle_of_the_tile(device: SimulatedDevice) -> None:
+def test_a_small_region_can_lie_in_the_middle_of_the_tile(device: SimulatedDevice | RealDevice) -> None:
     mirrors = [(0, 0, 0), (1, 0, 1)]
     window = Window(SIZE, 2, (0.0,), centred=True, runs=2)
     assert_as_on_the_host(device, image(5, 8, 3), window, LOPSIDED, mirrors=mirrors, exactly=True)
 
 
-def test_an_image_of_several_channels_with_odd_strides_is_uploaded_in_order(device: SimulatedDevice) -> None:
+def test_an_image_of_several_channels_with_odd_strides_is_uploaded_in_order(
+    device: SimulatedDevice | RealDevice,
+) -> None:
     x = np.random.default_rng(2).normal(size=(9, 8, 40, 3)).astype(np.float32).transpose(3, 2, 1, 0)[:, ::-1]
     window = Window((16, 8, 8), 2, (AIR, 0.0, 1.0))
     assert_as_on_the_host(device, x, window, networks.channels_summed(3), exactly=True)
 
 
-def test_a_tile_that_needs_many_slabs_waits_for_all_of_them(device: SimulatedDevice) -> None:
+def test_a_tile_that_needs_many_slabs_waits_for_all_of_them(device: SimulatedDevice | RealDevice) -> None:
     assert_as_on_the_host(device, image(70, 4, 5), Window((70, 4, 5), 2, (AIR,)), LOPSIDED, exactly=True)
 
 
-def test_the_gpus_own_time_is_told(device: SimulatedDevice) -> None:
+def test_the_gpus_own_time_is_told(device: SimulatedDevice | RealDevice) -> None:
     sliding = on_device(device, image(12, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED)
     assert not any(sliding.seconds.values())
     slide(sliding, (12, 8, 8), SIZE)
@@ -145,19 +147,23 @@ def test_the_gpus_own_time_is_told(device: SimulatedDevice) -> None:
 
 
 @pytest.mark.parametrize("written", [0.0, 0.5, 0.999])
-def test_an_output_that_the_network_did_not_write_in_full_is_a_failure(device: SimulatedDevice, written: float) -> None:
+def test_an_output_that_the_network_did_not_write_in_full_is_a_failure(
+    device: SimulatedDevice | RealDevice, written: float
+) -> None:
     sliding = on_device(device, image(20, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED, written=written)
     with pytest.raises(EngineError, match="not written in full"):
         slide(sliding, (20, 8, 8), SIZE)
 
 
-def test_what_an_earlier_tile_left_in_the_buffer_is_not_taken_for_an_output(device: SimulatedDevice) -> None:
+def test_what_an_earlier_tile_left_in_the_buffer_is_not_taken_for_an_output(
+    device: SimulatedDevice | RealDevice,
+) -> None:
     sliding = on_device(device, image(20, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED, written=0.0, good=2)
     with pytest.raises(EngineError, match="not written in full"):
         slide(sliding, (20, 8, 8), SIZE)
 
 
-def test_an_output_of_zeros_or_nans_is_a_failure_even_on_one_tile_of_many(device: SimulatedDevice) -> None:
+def test_an_output_of_zeros_or_nans_is_a_failure_even_on_one_tile_of_many(device: SimulatedDevice | RealDevice) -> None:
     with pytest.raises(EngineError, match="zero throughout"):
         slide(on_device(device, image(8, 8, 8), Window(SIZE, 2, (AIR,)), networks.zeros()), (8, 8, 8), SIZE)
     x = np.abs(image(24, 8, 8)) + 1
@@ -166,7 +172,7 @@ def test_an_output_of_zeros_or_nans_is_a_failure_even_on_one_tile_of_many(device
         slide(on_device(device, x, Window(SIZE, 2, (AIR,)), networks.logarithms()), (24, 8, 8), SIZE, 0.0)
 
 
-def test_a_run_that_the_library_refuses_is_a_failure(device: SimulatedDevice) -> None:
+def test_a_run_that_the_library_refuses_is_a_failure(device: SimulatedDevice | RealDevice) -> None:
     execution = SimulatedExecution(device, LOPSIDED)
     sliding = DevicePass(device, [execution], UploadedRegion(device, image(8, 8, 8)), Window(SIZE, 2, (AIR,)))
     execution.refuse = True
@@ -174,18 +180,18 @@ def test_a_run_that_the_library_refuses_is_a_failure(device: SimulatedDevice) ->
         slide(sliding, (8, 8, 8), SIZE)
 
 
-def test_a_lost_gpu_is_said_to_be_lost_and_stays_so(device: SimulatedDevice) -> None:
-    sliding = on_device(device, image(16, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED)
+def test_a_lost_gpu_is_said_to_be_lost_and_stays_so(simulated: SimulatedDevice) -> None:
+    sliding = on_device(simulated, image(16, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED)
     first = next(tiles((16, 8, 8), SIZE, 0.0))
     sliding.add(first)
-    device.lost = True
-    for action in (lambda: sliding.take(8), lambda: sliding.add(first), lambda: device.allocate(1)):
+    simulated.lost = True
+    for action in (lambda: sliding.take(8), lambda: sliding.add(first), lambda: simulated.allocate(1)):
         with pytest.raises(DeviceLost) as lost:
             action()
     assert "must end" in lost.value.remedy()
 
 
-def test_a_ring_refuses_what_it_can_not_hold(device: SimulatedDevice) -> None:
+def test_a_ring_refuses_what_it_can_not_hold(device: SimulatedDevice | RealDevice) -> None:
     sliding = on_device(device, image(24, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED)
     assert sliding.depth == 8
     every = list(tiles((24, 8, 8), SIZE, 0.0))
@@ -209,7 +215,7 @@ def test_a_ring_refuses_what_it_can_not_hold(device: SimulatedDevice) -> None:
     ],
 )
 def test_a_window_that_does_not_fit_its_networks_is_refused(
-    device: SimulatedDevice, window: Window, contents: list[bytes], complaint: str
+    device: SimulatedDevice | RealDevice, window: Window, contents: list[bytes], complaint: str
 ) -> None:
     with pytest.raises(EngineError, match=complaint):
         on_device(device, image(8, 8, 8), window, *contents)

@@ -15,7 +15,7 @@ from engines.manifest.networks import Clip
 from engines.runtime import Window, slabs
 from engines.runtime.ring import DevicePass, UploadedRegion
 from tests.engines.runtime import networks
-from tests.engines.runtime.gpu.simulator import SimulatedDevice, SimulatedExecution
+from tests.engines.runtime.gpu.simulator import RealDevice, SimulatedDevice, SimulatedExecution
 
 CLIP = Clip(clip_low_hu=-160, clip_high_hu=240, mean_hu=37.5, std_hu=81.25)
 
@@ -34,7 +34,7 @@ def hu(*shape: int) -> npt.NDArray[np.int16]:
     ],
 )
 def test_resampling_a_scan_gives_what_numpy_gives(
-    device: SimulatedDevice,
+    device: SimulatedDevice | RealDevice,
     shape: tuple[int, int, int],
     source_mm: tuple[float, float, float],
     target_mm: tuple[float, float, float],
@@ -53,7 +53,7 @@ def test_resampling_a_scan_gives_what_numpy_gives(
     device.check()
 
 
-def test_normalising_gives_the_very_bits_of_numpy(device: SimulatedDevice) -> None:
+def test_normalising_gives_the_very_bits_of_numpy(device: SimulatedDevice | RealDevice) -> None:
     values = np.linspace(-300, 400, 4 * 5 * 50, dtype=np.float32).reshape(4, 5, 50)
     image = slabs.DeviceImage(device, (1, 4, 5, 50), device.stream())
     image.set_channel(0, values)
@@ -63,7 +63,9 @@ def test_normalising_gives_the_very_bits_of_numpy(device: SimulatedDevice) -> No
     assert image.scan().tobytes() == expected.tobytes()
 
 
-def test_a_scan_resampled_on_the_device_goes_through_a_pass_without_leaving_it(device: SimulatedDevice) -> None:
+def test_a_scan_resampled_on_the_device_goes_through_a_pass_without_leaving_it(
+    device: SimulatedDevice | RealDevice,
+) -> None:
     grid = Grid((40, 20, 18), (1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
     source, (z, y, x) = hu(40, 20, 18), grid.shape
     weights = [grid.axis_weights(axis, 0, n) for axis, n in enumerate(grid.shape)]
@@ -81,7 +83,7 @@ def test_a_scan_resampled_on_the_device_goes_through_a_pass_without_leaving_it(d
 
 
 @pytest.fixture
-def filled(device: SimulatedDevice) -> tuple[DevicePass, npt.NDArray[np.float32]]:
+def filled(device: SimulatedDevice | RealDevice) -> tuple[DevicePass, npt.NDArray[np.float32]]:
     """A pass with four channels whose sums are known, and these sums (C, Z, Y, X)."""
     content = networks.lines((0, 0.1), (2, -0.1), (-2, 0), (0.5, 0))
     x = np.random.default_rng(7).normal(size=(1, 12, 7, 9)).astype(np.float32)
@@ -103,7 +105,10 @@ def weights_to(source_mm: float, target_mm: float, begin: int, end: int) -> slab
 
 @pytest.mark.parametrize(("ring_mm", "target_mm"), TO_SOURCE)
 def test_labels_are_those_of_the_largest_resampled_channel(
-    device: SimulatedDevice, filled: tuple[DevicePass, npt.NDArray[np.float32]], ring_mm: float, target_mm: float
+    device: SimulatedDevice | RealDevice,
+    filled: tuple[DevicePass, npt.NDArray[np.float32]],
+    ring_mm: float,
+    target_mm: float,
 ) -> None:
     sliding, sums = filled
     counts = [max(1, int(n * ring_mm / target_mm)) for n in sums.shape[1:]]
@@ -129,7 +134,7 @@ def test_labels_are_those_of_the_largest_resampled_channel(
 
 
 def test_slabs_of_labels_join_without_a_seam(
-    device: SimulatedDevice, filled: tuple[DevicePass, npt.NDArray[np.float32]]
+    device: SimulatedDevice | RealDevice, filled: tuple[DevicePass, npt.NDArray[np.float32]]
 ) -> None:
     sliding, _ = filled
     along = [preprocess.axis_weights(n, 2.0, 1.0, 0, 2 * n) for n in (12, 7, 9)]
@@ -143,7 +148,7 @@ def test_slabs_of_labels_join_without_a_seam(
 
 
 def test_slices_that_left_the_ring_are_not_read(
-    device: SimulatedDevice, filled: tuple[DevicePass, npt.NDArray[np.float32]]
+    device: SimulatedDevice | RealDevice, filled: tuple[DevicePass, npt.NDArray[np.float32]]
 ) -> None:
     sliding, _ = filled
     along = [preprocess.axis_weights(n, 1.0, 1.0, 0, n) for n in (12, 7, 9)]
