@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from core.errors import EngineError
 from engines.runtime import kernels
 from tests.engines.runtime.gpu.building_child import LIBRARY
+from tests.engines.runtime.gpu.pycuda_double import cuda_over
 from tests.engines.runtime.gpu.simulator import RealDevice, SimulatedDevice, compile_for_host
 
 if TYPE_CHECKING:
@@ -58,9 +60,17 @@ def simulated(request: pytest.FixtureRequest, host_kernels: ctypes.CDLL) -> Simu
     return _simulated(request.param, host_kernels)
 
 
-@pytest.fixture(params=[*ORDERS, pytest.param("real", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> SimulatedDevice | RealDevice:
-    """The same, or the machine's own GPU: what holds on the one has to hold on the other."""
+@pytest.fixture(params=[*ORDERS, "through pycuda's double", pytest.param("real", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[SimulatedDevice | RealDevice]:
+    """The same, or through `engines.runtime.cuda`, or the machine's own GPU: what holds on one has to hold on all."""
     if request.param == "real":
-        return RealDevice(request.getfixturevalue("gpu"))
-    return _simulated(request.param, request.getfixturevalue("host_kernels"))
+        yield RealDevice(request.getfixturevalue("gpu"))
+        return
+    library = request.getfixturevalue("host_kernels")
+    if request.param in ORDERS:
+        yield _simulated(request.param, library)
+        return
+    with cuda_over(_simulated("random-4", library)) as cuda:
+        gpu = cuda.first_device()
+        gpu.load_kernels(b"cubin")
+        yield RealDevice(gpu)
