@@ -11,9 +11,10 @@ from rich.table import Table
 
 from core.finding import Answer, Verdict
 from engines.bundle import Bundle
-from engines.manifest import Manifest
+from engines.manifest import CancerModel, CaseLevel, Manifest
 from engines.show_parts import authorisation, cancer, case_level, golden_case, network, organ
 
+_JUDGED = ("calibration", "negative")
 _COLOURS = {
     Verdict.NEGATIVE: "green",
     Verdict.POSITIVE: "bold red",
@@ -51,10 +52,22 @@ def contents(out: Console, manifest: Manifest) -> None:
     _section(out, "Golden cases", [golden_case(case) for case in manifest.golden])
 
 
+def judgement(out: Console, models: Sequence[CancerModel], together: CaseLevel | None) -> None:
+    """What a calibration found: thresholds and evidence of each cancer, and of all of them."""
+    for model in models:
+        rows = [
+            row for row in cancer(model)[1] if row[0] in _JUDGED or row[0] in {p.name for p in model.operating_points}
+        ]
+        _section(out, model.cancer.value, [("", rows)])
+    if together is not None:
+        _section(out, "All cancers together", [case_level(together)])
+
+
 def _section(out: Console, title: str, parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> None:
     out.print(f"\n[bold]{title}[/]" + ("" if parts else ": none"))
     for heading, rows in parts:
-        out.print(f"  [cyan]{escape(heading)}[/]")
+        if heading:
+            out.print(f"  [cyan]{escape(heading)}[/]")
         for name, said in rows:
             out.print(f"    {name:<14} {said}")
 

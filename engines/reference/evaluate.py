@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from scipy import stats
-
 from core import durable
 from core.finding import Cancer
 from core.volume import Geometry, Volume
 from engines.bundle import open_bundle
+from engines.calibration import evidence_at
 from engines.cascade import Cascade, PatientContext
 from engines.manifest import Evidence
 from engines.phantom import Tissue, sample_patient
@@ -72,51 +70,9 @@ def score_case(case: Case, cascade: Cascade) -> list[Scored]:
     return rows
 
 
-def choose_thresholds(
-    scores: Sequence[float], truth: Sequence[bool], sensitivity: float, specificity: float
-) -> tuple[float, float]:
-    """(negative below, positive at or above) for a rule-out and a rule-in point on tuning cases.
-
-    The lower is the highest threshold that keeps `sensitivity`, the upper the lowest that reaches `specificity`; where
-    they cross, both become the middle: the tuning cases leave no doubtful zone. Both lie between two observed scores.
-    """
-    values, positive = np.asarray(scores, float), np.asarray(truth, bool)
-    cuts = np.unique(np.concatenate([values, (0.0, 1.0)]))
-    middles = (cuts[1:] + cuts[:-1]) / 2
-    if not positive.any() or positive.all():
-        raise ValueError("thresholds need cases with and without the cancer")
-    kept = np.array([(values[positive] >= t).mean() for t in middles])
-    spared = np.array([(values[~positive] < t).mean() for t in middles])
-    low = float(middles[kept >= sensitivity].max(initial=middles[0]))
-    high = float(middles[spared >= specificity].min(initial=middles[-1]))
-    if low > high:
-        low = high = (low + high) / 2
-    return round(low, 4), round(high, 4)
-
-
-def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
-    """Exact 95 % interval of a proportion (Clopper and Pearson, Biometrika 26:404, 1934)."""
-    if n == 0:
-        return (0.0, 1.0)
-    interval = stats.binomtest(successes, n).proportion_ci(0.95, method="exact")
-    return (float(interval.low), float(interval.high))
-
-
-def evidence_at(threshold: float, rows: Sequence[Scored], cohort: str) -> Evidence:
+def evidence_of(threshold: float, rows: Sequence[Scored], cohort: str) -> Evidence:
     """Sensitivity and specificity at `threshold`; a case that was not analysed counts as wrong either way."""
-    positives, negatives = [r for r in rows if r.truth], [r for r in rows if not r.truth]
-    hits = sum(r.score is not None and r.score >= threshold for r in positives)
-    spared = sum(r.score is not None and r.score < threshold for r in negatives)
-    return Evidence(
-        kind="synthetic",
-        cohort=cohort,
-        n_positive=len(positives),
-        n_negative=len(negatives),
-        sensitivity=hits / len(positives) if positives else 0.0,
-        sensitivity_ci95=clopper_pearson(hits, len(positives)),
-        specificity=spared / len(negatives) if negatives else 0.0,
-        specificity_ci95=clopper_pearson(spared, len(negatives)),
-    )
+    return evidence_at(threshold, [r.score for r in rows], [r.truth for r in rows], "synthetic", cohort)
 
 
 def read_scores(path: Path, cancer: Cancer) -> list[Scored]:

@@ -18,6 +18,7 @@ from core.finding import Cancer
 from core.volume import Volume
 from engines import volumefile
 from engines.bundle import Bundle, Content, open_bundle, write_bundle
+from engines.calibration import choose_thresholds
 from engines.cascade import Analysis, Cascade, PatientContext
 from engines.manifest import (
     CancerModel,
@@ -36,7 +37,7 @@ from engines.manifest import (
     WholeVolume,
 )
 from engines.phantom import Patient, Scan, render, sample_patient
-from engines.reference.evaluate import choose_thresholds, evidence_at, read_scores
+from engines.reference.evaluate import evidence_of, read_scores
 from engines.reference.export import check_against_torch, load_trained, to_onnx
 from engines.reference.recipes import RECIPES, Recipe
 from engines.runtime.onnx import OnnxRuntime
@@ -80,7 +81,7 @@ def measured_judgement(folder: Path, cancer: Cancer) -> Judgement:
         f"procedural phantoms, seeds {min(seeds)} to {max(seeds)}, disjoint from training and tuning; lesions of "
         "6-40 mm (lung) or 10-60 mm (liver), look-alikes in both groups"
     )
-    return Judgement(low, high, evidence_at(low, rows, cohort), evidence_at(high, rows, cohort))
+    return Judgement(low, high, evidence_of(low, rows, cohort), evidence_of(high, rows, cohort))
 
 
 def network_of(recipe: Recipe) -> Network:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engines import volumefile
-from engines.bundle import Bundle, Content, write_bundle
+from engines.bundle import Bundle, Content, open_bundle, write_bundle
 from engines.manifest import schema
 from tests.engines.bundle.test_parity import CASE
 from tests.engines.cascade import toy
@@ -46,9 +46,11 @@ def as_json(*arguments: object, status: int = 0) -> Any:
 
 def test_help_teaches() -> None:
     said = engines("--help")
-    for command in ("inspect", "verify", "schema", "run", "segment", "phantom", "pack", "unpack", "publish", "import"):
+    for command in ("inspect", "verify", "schema", "run", "segment", "phantom", "pack", "unpack"):
         assert command in said
         assert "Usage" in engines(command, "--help")
+    for command in ("calibrate", "publish", "import"):
+        assert command in said
     assert "onescan-engines run --phantom 7" in said
 
 
@@ -209,3 +211,60 @@ def test_phantom_writes_a_dicom_series(tmp_path: Path) -> None:
     made = as_json("phantom", 3, tmp_path / "study", "--slice-mm", 10, "--pixel-mm", 5)
     assert len(list((tmp_path / "study").iterdir())) == made["files"] > 40
     assert "no vendor" in engines("phantom", 3, tmp_path / "x", "--vendor", "acme", status=1)
+
+
+def _cases(path: Path, digest: str | None) -> Path:
+    """Lung scores of people with (0.7 and more) and without it (0.3 and less), a few the other way round."""
+    rows = []
+    for index in range(80):
+        truth = index % 2
+        score = (0.7 + index / 400 if truth else 0.3 - index / 400) if index % 20 > 1 else 0.5
+        outcomes = {"lung": {"truth": truth, "score": score}, "liver": {"truth": 0, "score": 0.0}}
+        rows.append({"case": f"{index:03}", "set": "tuning" if index < 40 else "judging", "cancers": outcomes})
+    path.write_text(json.dumps({"bundle": digest, "kind": "synthetic", "cohort": "drawn", "cases": rows}))
+    return path
+
+
+def test_calibrate_writes_a_new_bundle_that_verifies(bundle: Bundle, tmp_path: Path) -> None:
+    cases, made = _cases(tmp_path / "cases.json", bundle.digest), tmp_path / "made"
+    result = as_json(
+        *("calibrate", bundle.folder, cases, "--to", made, "--version", "1.1.0", "--cancer", "lung"),
+        *("--sensitivity", 0.9, "--specificity", 0.9, "--method", "isotonic"),
+    )
+    new = open_bundle(made)
+    assert result["digest"] == new.digest != bundle.digest
+    lung, liver = new.manifest.cancers
+    assert liver == bundle.manifest.cancers[1]
+    assert lung.calibration is not None
+    assert lung.calibration.kind == "isotonic"
+    assert [point.name for point in lung.operating_points] == ["rule-out", "rule-in"]
+    evidence = lung.operating_points[1].evidence
+    assert (evidence.n_positive, evidence.n_negative, evidence.cohort) == (20, 20, "drawn")
+    assert evidence.sensitivity >= 0.9
+    assert new.manifest.version == "1.1.0"
+    assert as_json("verify", made, "--runtime", "onnx")["passed"]
+    (old_case,), (new_case,) = bundle.manifest.golden, new.manifest.golden
+    assert {a.cancer: a.score for a in old_case.answers} != {a.cancer: a.score for a in new_case.answers}
+    assert new_case.organs == old_case.organs
+    again = ("calibrate", bundle.folder, cases, "--to", made, "--version", "1.2.0")
+    assert "exists already" in engines(*again, status=1)
+
+
+def test_calibrate_refuses_what_does_not_belong_together(bundle: Bundle, tmp_path: Path) -> None:
+    foreign = _cases(tmp_path / "foreign.json", "0" * 64)
+    cases = _cases(tmp_path / "cases.json", bundle.digest)
+    table = tmp_path / "cases.csv"
+    table.write_text("case,set,cancer,truth,score\n1,tuning,lung,1,0.5\n2,judging,breast,1,0.5\n")
+    for arguments, said in (
+        ((foreign,), "the scores are those of bundle 000000000000"),
+        ((cases,), "liver: 0 tuning cases with it"),
+        ((cases, "--cancer", "breast"), "no model or no scores of breast"),
+        ((cases, "--cancer", "lung", "--budget", 0.1), "all the bundle's cancers together"),
+        ((cases, "--cancer", "lung", "--kind", "prospective"), "the file says kind 'synthetic'"),
+        ((table, "--kind", "synthetic", "--cohort", "x"), "no model of breast"),
+    ):
+        to = ("--to", tmp_path / "made", "--version", "1.1.0")
+        assert said in engines("calibrate", bundle.folder, *arguments, *to, status=1)
+    same = ("--to", tmp_path / "made", "--version", "1.0.0", "--cancer", "lung")
+    assert "A version is never changed" in engines("calibrate", bundle.folder, cases, *same, status=1)
+    assert not (tmp_path / "made").exists()
