@@ -1,38 +1,44 @@
 """The analyser's loop: take over hand-overs, read one study after the other, commit what came out.
 
 A study is tried `max_attempts` times, a crash of the process counts; then it is answered as failed, visibly. A full
-disk or a stop is not the study's fault and does not count.
+disk or a stop is not the study's fault and does not count. What reads (`appliance.reading`) is made when the first
+slices of a study are here, and opens its model while the others arrive.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from appliance.log import about
-from appliance.pipeline import Desk, Reading, read_study, read_without_analysis
 from appliance.ports import Clock, Doorbell, StoredInstance
 from appliance.storage.intake_journal import IntakeReader
 from appliance.storage.journal import Journal, StudyRow
 from core.errors import DeviceLost, StorageError
 from core.finding import Reason
 from core.wire import EventBody
-from engines.cascade import Cancelled
+
+if TYPE_CHECKING:
+    from appliance.pipeline import Reading
+    from appliance.reading import StudyReader
 
 log = logging.getLogger(__name__)
 
 STORAGE_PAUSE_S = 5.0
+ARRIVING = dt.timedelta(minutes=1)  # a study whose last slice is older is not on its way
 
 
 class Analyser:
-    """One step reads at most one study. `desk` is asked for each study, so that a new bundle serves the next one."""
+    """One step reads at most one study."""
 
     def __init__(
         self,
         journal: Journal,
         intake: IntakeReader,
-        desk: Callable[[], Desk],
+        reader: Callable[[], StudyReader],
         pseudonym: Callable[[str], str],
         clock: Clock,
         bells: Doorbell,
@@ -41,7 +47,8 @@ class Analyser:
     ) -> None:
         self._journal = journal
         self._intake = intake
-        self._desk = desk
+        self._make_reader = reader
+        self._reader: StudyReader | None = None
         self._pseudonym = pseudonym
         self._clock = clock
         self._bells = bells
@@ -53,6 +60,8 @@ class Analyser:
         self.take_over()
         row = self._journal.next()
         if row is None:
+            if self._intake.arriving(since=self._clock.now() - ARRIVING):
+                self.reader.prepare()
             return float("inf")
         try:
             with about(row.pseudonym):
@@ -61,6 +70,17 @@ class Analyser:
             self._journal.refund_attempt(row.handover_id)
             log.error("study waits: nothing can be written", exc_info=error, extra={"study": row.pseudonym})
             return STORAGE_PAUSE_S
+
+    @property
+    def reader(self) -> StudyReader:
+        """What reads studies, made when it is first asked for."""
+        if self._reader is None:
+            self._reader = self._make_reader()
+        return self._reader
+
+    def rest(self) -> bool:
+        """Let go of the model after long idleness; True if that was done just now."""
+        return self._reader is not None and self._reader.rest()
 
     def take_over(self) -> None:
         """Copy new hand-overs of the receiver into the journal; the same one twice is one."""
@@ -82,18 +102,17 @@ class Analyser:
         instances = self._instances(row)
         exhausted = row.attempts >= self._max_attempts
         row = self._journal.start(row, self._clock.now())
-        desk = self._desk()
         began = time.monotonic()
         try:
-            reading = read_without_analysis(desk, row, instances) if exhausted else read_study(desk, row, instances)
+            reading = self.reader.give_up(row, instances) if exhausted else self.reader.read(row, instances)
         except (StorageError, MemoryError, DeviceLost):  # the last: this process must end; the attempt counts
             raise
-        except Cancelled:
-            self._journal.refund_attempt(row.handover_id)
-            return 0.0
         except Exception as error:  # the edge: whatever a study does, the next one must be read
             log.error("analysis failed", exc_info=error, extra={"study": row.pseudonym, "attempt": row.attempts})
             return min(row.attempts, 5.0)
+        if reading is None:
+            self._journal.refund_attempt(row.handover_id)
+            return 0.0
         self._commit(row, reading, exhausted, time.monotonic() - began)
         return 0.0
 

@@ -51,27 +51,31 @@ def run(
 
     Examples: `onescan-appliance run` (container, laptop), `onescan-appliance run receiver` (systemd does this).
     """
-    from appliance import log
-    from appliance.supervisor import Supervisor
-
-    settings = configuration.load(config)
+    if role is not None and role not in ROLES:
+        raise typer.BadParameter(f"there is no role {role}; the roles are {', '.join(ROLES)}")
+    configuration.load(config)  # what is wrong in it is said here, to whoever started this
     os.umask(0o007)
     if role is None:
-        log.set_up("supervisor")
-        Supervisor(ROLES, config).run()
-    elif role in ROLES:
-        log.set_up(role)
-        _run_role(role, settings)
+        _run_all(config)
     else:
-        raise typer.BadParameter(f"there is no role {role}; the roles are {', '.join(ROLES)}")
+        _run_role(role, config)
 
 
-def _run_role(role: str, settings: configuration.ApplianceConfig) -> None:
+def _run_all(config: Path) -> None:
+    from appliance import log, service
+    from appliance.supervisor import Supervisor
+
+    log.set_up("supervisor")
+    Supervisor(ROLES, lambda role: _run_role(role, config), service.preload).run()
+
+
+def _run_role(role: str, config: Path) -> None:
     """The edge of a role's process: whatever ends it is one line in the log, with what to do about it."""
-    from appliance import service
+    from appliance import log, service
 
+    log.set_up(role)
     try:
-        service.run(role, settings)
+        service.run(role, configuration.load(config))
     except Exception as error:
         logging.getLogger(__name__).critical("the role ends", exc_info=error)
         sys.exit(1)

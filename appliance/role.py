@@ -19,7 +19,7 @@ from appliance.doorbell import Bell, Bells
 from appliance.notify import Notifier
 
 RESCAN_S = 5.0
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # linux/prctl.h
 
 
 class RoleProcess:
@@ -33,8 +33,9 @@ class RoleProcess:
         self._stack = ExitStack()
 
     def __enter__(self) -> RoleProcess:
-        if os.environ.get("ONESCAN_SUPERVISED"):
-            _die_with_parent()
+        _be_called(self.name)
+        if supervisor := os.environ.get("ONESCAN_SUPERVISOR"):
+            _die_with_parent(int(supervisor))
         self.bell = self._stack.enter_context(contextlib.closing(Bell(self._run, self.name)))
         self.bells = self._stack.enter_context(contextlib.closing(Bells(self._run)))
         self._wake_r, wake_w = socket.socketpair()
@@ -92,6 +93,17 @@ class RoleProcess:
             self._wake_r.recv(64)
 
 
-def _die_with_parent() -> None:
+def process_name(role: str) -> str:
+    """What `top` and `ps -o comm` call a role's process; the kernel keeps 15 characters (prctl(2))."""
+    return f"onescan-{role}"[:15]
+
+
+def _be_called(role: str) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, process_name(role).encode())
+
+
+def _die_with_parent(parent: int) -> None:
     """A supervisor that is killed takes its roles with it (prctl(2)); they stop cleanly."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it was killed before we could say so
+        raise SystemExit(1)

@@ -28,6 +28,7 @@ from core.wire import DesiredBody, EventBody
 
 if TYPE_CHECKING:
     from appliance.overview import JournalOverview
+    from appliance.reading import StudyReader
     from appliance.update.updater import Report
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,18 @@ def run(role: str, config: ApplianceConfig) -> None:
     for folder in (config.state, config.spool, config.objects, config.bundles, config.run):
         durable.make_folder(folder, 0o2770)
     _ROLES[role](config)
+
+
+def preload() -> None:
+    """Import what idle roles need: a supervisor's roles share its pages. What a study needs, the analyser imports."""
+    import appliance.analyser
+    import appliance.console.app
+    import appliance.courier
+    import appliance.delivery
+    import appliance.intake.role
+    import appliance.overview
+    import appliance.update.trial
+    import appliance.update.updater  # noqa: F401
 
 
 def run_receiver(config: ApplianceConfig) -> None:
@@ -81,56 +94,17 @@ def run_receiver(config: ApplianceConfig) -> None:
 def run_analyser(config: ApplianceConfig) -> None:
     """Hand-overs in, answers out, one study after the other."""
     from appliance.analyser import Analyser
-    from appliance.models import Models
-    from appliance.pipeline import Desk
-    from appliance.reporting import Equipment
-    from engines.bundle import Bundle
-    from engines.cascade import Budget
-    from engines.runtime import Runtime
-    from engines.runtime.choice import choose
 
     settings = config.analyser
-    names = pseudonyms(config)
     with ExitStack() as stack:
         process = stack.enter_context(RoleProcess("analyser", config.run))
         journal = stack.enter_context(closing(open_journal(config)))
-        budget = Budget(memory_mb=settings.memory_mb, deadline_s=settings.deadline_s)
-
-        def runtime(bundle: Bundle) -> Runtime:
-            networks = [bundle.path(name) for network in bundle.manifest.networks for name in network.files]
-            choice = choose(settings.runtime, settings.threads, plans=config.plans, networks=networks)
-            log.info("runtime chosen", extra={"runtime": choice.runtime.name, "why": choice.why})
-            return choice.runtime
-
-        models = Models(journal.shelf, config.bundles, runtime, budget, settings.unload_after_s)
-
-        def desk() -> Desk:
-            opened = models.current()
-            return Desk(
-                cascade=opened.cascade,
-                without=opened.without,
-                model=opened.model,
-                modes=settings.modes,
-                pseudonyms=names,
-                equipment=Equipment(
-                    serial=f"{config.site}.{config.device}",
-                    software_version=VERSION,
-                    institution=config.institution,
-                ),
-                state=config.state,
-                objects=config.objects,
-                was_reported=journal.has_report,
-                now=clock.now,
-                cancelled=process.stopping.is_set,
-            )
-
-        clock = SystemClock()
         analyser = Analyser(
             journal=journal,
             intake=IntakeReader(config.intake_db, config.spool),
-            desk=desk,
-            pseudonym=names.study,
-            clock=clock,
+            reader=lambda: study_reader(config, journal, process),
+            pseudonym=pseudonyms(config).study,
+            clock=SystemClock(),
             bells=process.bells,
             destinations=[destination.name for destination in config.pacs],
             max_attempts=settings.max_attempts,
@@ -138,10 +112,56 @@ def run_analyser(config: ApplianceConfig) -> None:
 
         def step() -> float:
             wait = analyser.step()
-            models.rest()
+            if analyser.rest():
+                log.info("idle: the role starts afresh, which gives all memory of models and libraries back")
+                process.stopping.set()
             return wait
 
         process.turn(step, "waits for studies", longest_s=settings.deadline_s + 300.0)
+
+
+def study_reader(config: ApplianceConfig, journal: Journal, process: RoleProcess) -> StudyReader:
+    """What the analyser reads studies with."""
+    from appliance.models import Models
+    from appliance.pipeline import Desk
+    from appliance.reading import StudyReader
+    from appliance.reporting import Equipment
+    from engines.bundle import Bundle
+    from engines.cascade import Budget
+    from engines.runtime import Runtime
+    from engines.runtime.choice import choose
+
+    settings, names, clock = config.analyser, pseudonyms(config), SystemClock()
+    budget = Budget(memory_mb=settings.memory_mb, deadline_s=settings.deadline_s)
+    equipment = Equipment(
+        serial=f"{config.site}.{config.device}", software_version=VERSION, institution=config.institution
+    )
+
+    def runtime(bundle: Bundle) -> Runtime:
+        networks = [bundle.path(name) for network in bundle.manifest.networks for name in network.files]
+        choice = choose(settings.runtime, settings.threads, plans=config.plans, networks=networks)
+        log.info("runtime chosen", extra={"runtime": choice.runtime.name, "why": choice.why})
+        return choice.runtime
+
+    models = Models(journal.shelf, config.bundles, runtime, budget, settings.unload_after_s)
+
+    def desk() -> Desk:
+        opened = models.current()
+        return Desk(
+            cascade=opened.cascade,
+            without=opened.without,
+            model=opened.model,
+            modes=settings.modes,
+            pseudonyms=names,
+            equipment=equipment,
+            state=config.state,
+            objects=config.objects,
+            was_reported=journal.has_report,
+            now=clock.now,
+            cancelled=process.stopping.is_set,
+        )
+
+    return StudyReader(desk, models.rest)
 
 
 def run_courier(config: ApplianceConfig) -> None:
@@ -242,6 +262,7 @@ def run_console(config: ApplianceConfig) -> None:
     import uvicorn
 
     from appliance.console.app import create_app
+    from appliance.console.server import PageServer
 
     with ExitStack() as stack:
         process = stack.enter_context(RoleProcess("console", config.run))
@@ -249,7 +270,7 @@ def run_console(config: ApplianceConfig) -> None:
         port = int(listener.getsockname()[1])
         durable.write_text(config.run / "console.port", str(port))
         settings = uvicorn.Config(create_app(overview(config)), log_config=None, access_log=False, server_header=False)
-        server = uvicorn.Server(settings)
+        server = PageServer(settings)
         thread = threading.Thread(target=server.run, args=([listener],), name="pages", daemon=True)
         thread.start()
         process.turn(lambda: FOREVER, f"pages on port {port}", alive=thread.is_alive)

@@ -26,6 +26,7 @@ import yaml
 
 from appliance.identity.keys import IdentityFolder
 from appliance.identity.pseudonyms import Pseudonyms, load_site_key
+from appliance.role import process_name
 from core import durable
 from core.errors import OneScanError
 from core.finding import Cancer
@@ -336,7 +337,7 @@ class OneScan:
     def _role(self, name: str) -> psutil.Process | None:
         for child in psutil.Process(self.appliance.pid).children():
             try:
-                if child.cmdline()[2:5] == ["appliance.cli", "run", name]:
+                if child.name() == process_name(name):
                     return child
             except psutil.Error:
                 continue  # it ended while we looked

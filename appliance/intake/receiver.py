@@ -112,7 +112,7 @@ class Receiver:
             raise ConfigError(f"can't listen on {host}:{port}: {error.strerror}", remedy=remedy) from error
         self._ae._servers.append(server)  # type: ignore[arg-type]  # how pynetdicom counts the associations of an AE
         self._server = server
-        self._listener = threading.Thread(target=server.serve_forever, args=(0.1,), name="dicom-listener", daemon=True)
+        self._listener = threading.Thread(target=server.listen, name="dicom-listener", daemon=True)
         self._listener.start()
 
     @property
@@ -122,10 +122,10 @@ class Receiver:
 
     def stop(self) -> None:
         """Refuse what is new, finish the instances in flight, end the associations, close the port."""
-        if self._server is None:
+        if self._server is None or self._listener is None:
             return
         self._stopping = True
-        self._server.shutdown()
+        self._server.end(self._listener)
         with self._changed:
             self._changed.wait_for(lambda: self._in_flight == 0, timeout=_STOP_S)
         for association in self._server.active_associations:

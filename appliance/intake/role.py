@@ -75,6 +75,7 @@ class ReceiverRole:
             min_free_bytes=min_free_bytes,
             pseudonym=pseudonym,
             duplicate_content=duplicate_content,
+            began=lambda: doorbell.ring("analyser"),
         )
         self._receiver = Receiver(
             host=host,

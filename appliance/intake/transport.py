@@ -10,8 +10,10 @@ TCP_NODELAY      else a default storescu waits 57 ms a slice for a delayed ackno
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -132,7 +134,24 @@ class BoundedServer(AssociationServer):
     ) -> None:
         self.connection_limit = connection_limit
         self.unhandled_limit = unhandled_limit
+        self._woken, self._wake = socket.socketpair()
         super().__init__(ae, address, ae_title, contexts, ssl_context, evt_handlers, _Handler)
+
+    def listen(self) -> None:
+        """Take connections until `end`, asleep in between (socketserver's own loop looks ten times a second)."""
+        while True:
+            ready = select.select([self.fileno(), self._woken.fileno()], [], [])[0]
+            if self._woken.fileno() in ready:
+                return
+            self.handle_request()
+
+    def end(self, listener: threading.Thread) -> None:
+        """Have `listener`, the thread in `listen`, come back, and close the port."""
+        self._wake.send(b"!")
+        listener.join()
+        self.server_close()
+        for waker in (self._woken, self._wake):
+            waker.close()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """False beyond the connection limit: the connection is closed without a thread."""

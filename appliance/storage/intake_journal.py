@@ -251,6 +251,14 @@ class IntakeReader:
             ).fetchall()
         return [(at, IntakeReport(kind, uid, code, from_iso(t))) for at, kind, uid, code, t in rows]
 
+    def arriving(self, since: dt.datetime) -> bool:
+        """True if slices of a study that is not complete came after `since`."""
+        with self._reading() as db:
+            if db is None:
+                return False
+            sql = "SELECT 1 FROM study WHERE state = ? AND last_at > ? LIMIT 1"
+            return db.execute(sql, (State.RECEIVING.value, iso(since))).fetchone() is not None
+
     def studies(self, limit: int = 200) -> list[StudyOverview]:
         """The studies that were touched last, newest first."""
         with self._reading() as db:

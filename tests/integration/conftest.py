@@ -14,7 +14,7 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from deploy.demo import push
-from deploy.onescan import OneScan, Site
+from deploy.onescan import OneScan, SetUpFailed, Site
 from engines.phantom import Scan, sample_patient
 from engines.phantom.dicom import write_series
 
@@ -84,7 +84,11 @@ class Hospital:
             ended = view and view["revision"] == revision and view["acknowledged"] and not view["objects_waiting"]
             return view if ended else None
 
-        found: dict[str, Any] = self.stack.wait_for(done, f"revision {revision} is delivered", patience_s)
+        try:
+            found: dict[str, Any] = self.stack.wait_for(done, f"revision {revision} is delivered", patience_s)
+        except SetUpFailed as error:
+            log = self.stack.appliance.log.read_text().splitlines()[-40:]
+            pytest.fail("\n".join([str(error), f"the box shows {self.view(sent)}", *log]))
         return found
 
     def exactly_one_result(self, sent: Sent) -> None:

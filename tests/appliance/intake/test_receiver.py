@@ -30,7 +30,7 @@ def test_a_pushed_series_is_stored_byte_for_byte_and_handed_over_by_geometry(tmp
         done = storescu(stand.port, *paths)
         assert done.returncode == 0, done.stderr
         ((_, handover),) = wait_for(lambda: stand.reader.handovers_after(0))
-        wait_for(lambda: stand.bell.rung)
+        wait_for(lambda: stand.bell.rung == ["analyser"] * 2)  # at the first slice, and at the hand-over
         assert handover.complete_by == "geometry"
         assert handover.generation == 1
         assert len(handover.instances) == 12

@@ -16,6 +16,7 @@ from appliance.identity.pseudonyms import Pseudonyms
 from appliance.intake.facts import InstanceFacts
 from appliance.intake.ledger import Arrival
 from appliance.pipeline import Desk
+from appliance.reading import StudyReader
 from appliance.reporting import Equipment
 from appliance.storage.intake_journal import IntakeJournal, IntakeReader
 from appliance.storage.journal import Journal
@@ -71,7 +72,7 @@ class Box:
         self.analyser = Analyser(
             journal=self.journal,
             intake=IntakeReader(state / "intake.db", state / "spool"),
-            desk=lambda: desk_of(state),
+            reader=lambda: StudyReader(lambda: desk_of(state)),
             pseudonym=NAMES.study,
             clock=SystemClock(),
             bells=Silent(),
