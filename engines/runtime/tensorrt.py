@@ -108,6 +108,7 @@ class TensorRtExecution:
             raise EngineError(f"TensorRT gives no execution context: {messages.worst()}")
         self._context = context
         self._shape: Shape | None = None
+        self._needed: int | None = None  # scratch bytes at this shape
 
     def logits_shape(self, shape: Shape) -> Shape:
         """Shape of the logits for an image of `shape`. EngineError if the plan was not built for it."""
@@ -123,10 +124,12 @@ class TensorRtExecution:
         context: trt.IExecutionContext = self._context
         engine: trt.ICudaEngine = self._engine
         self._set_shape(shape)
-        needed = int(context.update_device_memory_size_for_shapes())
-        if needed == 0 and engine.device_memory_size_v2 > 0:
-            raise EngineError(f"TensorRT can't tell the memory for an image of {shape}: {self._messages.worst()}")
-        return needed
+        if self._needed is None:
+            needed = int(context.update_device_memory_size_for_shapes())
+            if needed == 0 and engine.device_memory_size_v2 > 0:
+                raise EngineError(f"TensorRT can't tell the memory for an image of {shape}: {self._messages.worst()}")
+            self._needed = needed
+        return self._needed
 
     def enqueue(self, shape: Shape, image: int, logits: int, scratch: Memory, stream: Stream) -> None:
         """Run on `stream`. EngineError if TensorRT refuses; what goes wrong later, the stream tells."""
@@ -144,7 +147,7 @@ class TensorRtExecution:
         context: trt.IExecutionContext = self._context
         if shape == self._shape:
             return
-        self._shape = None
+        self._shape = self._needed = None
         if not context.set_input_shape(INPUT, shape):
             raise EngineError(f"the plan was not built for an image of {shape[2:]}", remedy=_BUILD_AGAIN)
         self._shape = shape

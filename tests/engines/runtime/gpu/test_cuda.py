@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import DeviceLost, EngineError
 from engines.runtime.device import Device
-from tests.engines.runtime.gpu.pycuda_double import Error, cuda_over
+from tests.engines.runtime.gpu.pycuda_double import Error, OutOfMemory, cuda_over
 from tests.engines.runtime.gpu.simulator import SimulatedDevice
 
 
@@ -118,3 +118,13 @@ def test_without_a_gpu_it_says_so(cuda: ModuleType, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(cuda.cuda, "init", broken)
     with pytest.raises(EngineError, match="CUDA does not start: cuInit failed"):
         cuda.first_device()
+
+
+def test_too_little_memory_to_lock_is_said(cuda: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*arguments: object) -> None:
+        raise OutOfMemory("cuMemHostAlloc failed: out of memory")
+
+    monkeypatch.setattr(cuda.cuda, "pagelocked_empty", refuses)
+    with pytest.raises(EngineError, match="no memory can be locked") as refused:
+        cuda.first_device().pinned((4,), np.float32)
+    assert not isinstance(refused.value, DeviceLost)
