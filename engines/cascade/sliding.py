@@ -83,7 +83,9 @@ def probabilities(network: LoadedNetwork, values: Float, keep: tuple[int, ...]) 
 
 def _tiles(shape: Index, size: Index, tiling: manifest.Tiling) -> Iterator[Tile]:
     if tiling.kind == "patch":
-        return tiles(shape, size, tiling.overlap, tiling.gaussian, tiling.steps, not tiling.floor)
+        return tiles(
+            shape, size, tiling.overlap, tiling.gaussian, tiling.steps, sum_to_one=not tiling.floor, peak=tiling.peak
+        )
     if any(n > edge for n, edge in zip(shape, size, strict=True)):
         raise EngineError(f"a region of {shape} for a network that sees {size} at once")
     return tiles(shape, size, 0.0, gaussian=False)

@@ -9,6 +9,7 @@ that is the runtime's affair (`engines.runtime.Window`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from core.volume import Index
 
 Steps = Literal["even", "last_shifted"]
+Peak = Literal["middle", "voxel"]
 _SIGMA = 1 / 8
 
 
@@ -46,22 +48,29 @@ def starts(n: int, size: int, overlap: float, steps: Steps = "even") -> tuple[in
     """
     if n <= size:
         return (0,)
-    step = max(1, int(size * (1 - overlap)))
-    count = -(-(n - size) // step) + 1
     if steps == "last_shifted":
-        return tuple(min(i * step, n - size) for i in range(count))
+        step = max(1, int(size * (1 - overlap)))
+        return tuple(min(i * step, n - size) for i in range(-(-(n - size) // step) + 1))
+    count = math.ceil((n - size) / max(1.0, size * (1 - overlap))) + 1
     return tuple(round(float(position)) for position in np.linspace(0, n - size, count))
 
 
 def axis_weights(
-    n: int, size: int, begins: tuple[int, ...], gaussian: bool = True, sum_to_one: bool = True
+    n: int,
+    size: int,
+    begins: tuple[int, ...],
+    gaussian: bool = True,
+    sum_to_one: bool = True,
+    peak: Peak = "middle",
 ) -> npt.NDArray[np.float32]:
     """Weights (tiles, min(size, n)) along one axis; their sum in every voxel is 1.
 
-    sum_to_one: False leaves them as they are, the bell's middle being 1.
+    sum_to_one: False leaves them as they are, the bell's middle being 1. peak: halfway between the tile's ends, or on
+    voxel edge // 2, half a voxel beyond it where the edge is even (nnU-Net's `compute_gaussian`).
     """
     edge = min(size, n)
-    bell = np.exp(-0.5 * ((np.arange(edge) - (edge - 1) / 2) / (_SIGMA * edge)) ** 2) if gaussian else np.ones(edge)
+    centre = (edge - 1) / 2 if peak == "middle" else edge // 2
+    bell = np.exp(-0.5 * ((np.arange(edge) - centre) / (_SIGMA * edge)) ** 2) if gaussian else np.ones(edge)
     if not sum_to_one:
         return np.tile(bell.astype(np.float32), (len(begins), 1))
     total = np.zeros(n)
@@ -77,10 +86,13 @@ def tiles(
     gaussian: bool = True,
     steps: Steps = "even",
     sum_to_one: bool = True,
+    peak: Peak = "middle",
 ) -> Iterator[Tile]:
     """All tiles over a region of `shape`, in a fixed order (z slowest)."""
     begins = [starts(n, edge, overlap, steps) for n, edge in zip(shape, size, strict=True)]
-    weights = [axis_weights(n, edge, b, gaussian, sum_to_one) for n, edge, b in zip(shape, size, begins, strict=True)]
+    weights = [
+        axis_weights(n, edge, b, gaussian, sum_to_one, peak) for n, edge, b in zip(shape, size, begins, strict=True)
+    ]
     for i, j, k in product(*(range(len(b)) for b in begins)):
         start = (begins[0][i], begins[1][j], begins[2][k])
         along = (weights[0][i], weights[1][j], weights[2][k])

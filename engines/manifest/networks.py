@@ -106,6 +106,10 @@ class Patches(Part):
         default=-950, description="HU; a tile with no voxel of the organ's surroundings above this is not run"
     )
     gaussian: bool = Field(default=True, description="voxels near a tile's middle count more; false: all alike")
+    peak: Literal["middle", "voxel"] = Field(
+        default="middle",
+        description="gaussian: its peak lies halfway between the tile's ends, or on voxel edge // 2 (nnU-Net)",
+    )
     floor: float = Field(
         default=0,
         ge=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -54,3 +55,9 @@ def test_a_tile_s_middle_counts_more_than_its_edge(overlap: float) -> None:
     assert along_z[0] == pytest.approx(1)  # nothing else covers the volume's edge
     if overlap:
         assert along_z[-1] < 0.2
+
+
+@pytest.mark.parametrize(("peak", "expected"), [("middle", 15.5), ("voxel", 16)])
+def test_the_bell_stands_symmetrically_or_as_nnunets(peak: Literal["middle", "voxel"], expected: float) -> None:
+    weights = next(iter(tiles((64, 64, 64), (32, 32, 32), 0.5, sum_to_one=False, peak=peak))).weights[0]
+    np.testing.assert_allclose(weights, np.exp(-0.5 * ((np.arange(32) - expected) / 4) ** 2), rtol=1e-5)

@@ -15,8 +15,8 @@ class Recipe:
 
     name: str
     configuration: str = "3d_fullres"
-    spacing: tuple[float, float, float] = (5.0, 5.0, 5.0)
-    patch: tuple[int, int, int] = (32, 48, 64)
+    spacing: tuple[float, float, float] = (7.0, 7.0, 7.0)
+    patch: tuple[int, int, int] = (16, 40, 48)
     kind: str = "PlainConvUNet"
     old_plans: bool = False
     labels: dict[str, Any] = field(default_factory=lambda: dict(LABELS))
@@ -24,16 +24,15 @@ class Recipe:
     normalization: str = "CTNormalization"
     transpose: tuple[int, int, int] = (0, 1, 2)
     reader: str = "SimpleITKIO"
-    scan_mm: tuple[float, float, float] = (6.0, 4.0, 4.0)
+    scan_mm: tuple[float, float, float] = (6.0, 5.0, 5.0)
     iterations: int = 60
 
 
 def architecture(recipe: Recipe) -> dict[str, Any]:
     """As nnU-Net 2.4 and newer write it."""
     blocks = "n_conv_per_stage" if recipe.kind == "PlainConvUNet" else "n_blocks_per_stage"
-    module = "unet" if recipe.kind == "PlainConvUNet" else "residual_unet"  # the latter has moved since: plans have it
     return {
-        "network_class_name": f"dynamic_network_architectures.architectures.{module}.{recipe.kind}",
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{recipe.kind}",
         "arch_kwargs": {
             "n_stages": 3,
             "features_per_stage": [8, 16, 32],

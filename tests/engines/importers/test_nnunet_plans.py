@@ -50,8 +50,9 @@ def test_a_configuration_becomes_a_network_that_runs_as_nnunet_runs_it() -> None
     assert (network.normalise_first, network.blend, network.region) == (True, "logits", "volume")
     tiling = network.tiling
     assert tiling.kind == "patch"
-    assert (tiling.size, tiling.overlap, tiling.gaussian, tiling.pad) == ((32, 48, 64), 0.5, True, "zero_centred")
-    assert (network.mirror, network.axes, network.spacing_mm) == (("z", "x"), "SPL", (5, 5, 5))
+    assert (tiling.size, tiling.overlap, tiling.gaussian) == ((16, 40, 48), 0.5, True)
+    assert (tiling.steps, tiling.peak, tiling.pad) == ("even", "voxel", "zero_centred")
+    assert (network.mirror, network.axes, network.spacing_mm) == (("z", "x"), "SPL", (7, 7, 7))
     assert (network.activation, network.labels) == ("softmax", ("background", "lung", "bone", "soft-tissue"))
 
 
@@ -105,7 +106,7 @@ def test_old_plans_describe_the_same_network(kind: str) -> None:
 def test_a_configuration_has_what_it_inherits() -> None:
     plans = read_plans(plans_of(Recipe("cascade", configuration="3d_cascade_fullres")))
     configuration = plans.configuration("3d_cascade_fullres")
-    assert (configuration.patch_size, configuration.previous_stage) == ((32, 48, 64), "3d_lowres")
+    assert (configuration.patch_size, configuration.previous_stage) == ((16, 40, 48), "3d_lowres")
 
 
 @pytest.mark.parametrize(
