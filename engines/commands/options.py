@@ -34,7 +34,9 @@ SexOption = Annotated[
     Literal["F", "M", "O"] | None, typer.Option("--sex", help="The patient's sex, as in DICOM.", case_sensitive=False)
 ]
 RuntimeOption = Annotated[Preference, typer.Option("--runtime", help="What runs the networks; auto picks the fastest.")]
-PrecisionOption = Annotated[Precision, typer.Option("--precision", help="fp32 forgoes bf16: slower, exact.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="fp32 forgoes bf16: slower, exact. int8: the bundle's int8 files.")
+]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="Cores to use; 0: all of this process.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 

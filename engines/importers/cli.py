@@ -175,6 +175,35 @@ def monai_command(
     _report(imported.bundle, imported.files, as_json, (agreed, *imported.notes))
 
 
+@importers.command("int8")
+def int8_command(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, with golden cases.")],
+    to: ToOption,
+    volumes: Annotated[
+        list[Path] | None,
+        typer.Option("--volume", help="A scan like those to read (.npz); may be repeated. Default: its golden cases."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add int8 files to a bundle: about twice as fast on a CPU, a quarter of the size.
+
+    The cascade reads the volumes; each network is quantised with what it saw, as explicit symmetric Q/DQ. A network
+    keeps its int8 file only if the golden cases hold with it on this machine. A device runs it where its own golden
+    cases hold, at precision int8.
+
+    Example: `onescan-engines import int8 bundle --volume a.npz --volume b.npz --to bundle-int8`
+    """
+    from engines import volumefile
+    from engines.bundle import open_bundle
+    from engines.importers.int8 import add_int8
+
+    opened = open_bundle(bundle)
+    paths = volumes or [opened.path(case.input) for case in opened.manifest.golden]
+    made, trials = add_int8(opened, [volumefile.read(path) for path in paths], to, _quiet if as_json else _step)
+    notes = tuple(f"{t.network}: {'int8' if t.kept else 'stays float'}, {t.images} images; {t.why}" for t in trials)
+    _report(made, {}, as_json, notes)
+
+
 def _step(line: str) -> None:
     err.print(f"  {escape(line)}", style="dim")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engines.runtime.gpu import TensorRtRuntime
 
 Preference = Literal["auto", "tensorrt", "openvino", "onnx"]
-Precision = Literal["auto", "fp32"]
+Precision = Literal["auto", "fp32", "int8"]
 _LIBRARY = {"openvino": "openvino", "onnx": "onnxruntime"}
 _TENSORRT = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 
@@ -40,11 +40,14 @@ def choose(
     """The runtime to use. `auto` takes the fastest that can run here; a runtime named by a person is never replaced.
 
     threads: cores that one inference may use, 0 for all of this process. precision: fp32 forgoes bf16 and TF32 (slower,
-    exact). cache: folder for compiled networks (OpenVINO), or None. plans: folder of TensorRT's plans, default
+    exact); int8 runs a bundle's int8 files where it has them, on OpenVINO only: ask golden cases before you trust it.
+    cache: folder for compiled networks (OpenVINO), or None. plans: folder of TensorRT's plans, default
     `plans_folder()`. networks: ONNX files that it has to run: `auto` passes over TensorRT where one of them has no plan
     that may run here. EngineError where the wanted library, or the GPU for it, is not there.
     """
     cores = threads or available_cores()
+    if precision == "int8":
+        return _int8(preference, cores, cache)
     if preference == "tensorrt":
         return _tensorrt(preference, precision, plans)
     if preference == "auto":
@@ -126,9 +129,18 @@ def _openvino(preference: Preference, cores: int, precision: Precision, cache: P
     asked = "asked for" if preference == "openvino" else "the fastest runtime installed"
     number = {
         "bf16": "bf16, which this CPU computes in",
+        "int8": "int8, as asked for, in networks that have it",
         "fp32": "fp32, as asked for" if precision == "fp32" else "fp32, this CPU has no bf16",
     }[runtime.precision]
     return Choice(runtime, f"OpenVINO on {_counted(cores)} ({asked}); {number}")
+
+
+def _int8(preference: Preference, cores: int, cache: Path | None) -> Choice:
+    if preference not in ("auto", "openvino"):
+        raise EngineError(
+            f"{preference} does not run int8 files here", remedy="Choose runtime openvino or auto, or precision auto."
+        )
+    return _openvino("openvino", cores, "int8", cache)
 
 
 def _onnx(preference: Preference, cores: int) -> Choice:

@@ -105,12 +105,13 @@ def definition(kind: str) -> dict[str, Any]:
 def train(kind: str, steps: int, seed: int = 0) -> torch.nn.Module:
     """A network that has learnt to tell the blobs, a little."""
     torch.manual_seed(seed)
+    tile = (64, 64, 32) if kind == "SwinUNETR" else (48, 48, 32)
     arguments = {k: v for k, v in definition(kind).items() if not k.startswith("_")}
     network = getattr(nets, kind)(**arguments)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
     for step in range(steps):
-        hu, labels = scan(1000 + step, (48, 48, 32))
+        hu, labels = scan(1000 + step, tile)
         image = torch.from_numpy((np.clip(hu, -160, 240) + 160).astype(np.float32) / 400)[None, None]
         network.train()
         given = network(image)
