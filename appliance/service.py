@@ -138,8 +138,7 @@ def study_reader(config: ApplianceConfig, journal: Journal, process: RoleProcess
     )
 
     def runtime(bundle: Bundle) -> Runtime:
-        networks = [bundle.path(name) for network in bundle.manifest.networks for name in network.files]
-        choice = choose(settings.runtime, settings.threads, plans=config.plans, networks=networks)
+        choice = choose(settings.runtime, settings.threads, plans=config.plans, networks=bundle.networks)
         log.info("runtime chosen", extra={"runtime": choice.runtime.name, "why": choice.why})
         return choice.runtime
 

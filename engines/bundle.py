@@ -58,6 +58,11 @@ class Bundle:
             raise KeyError(sha256)
         return self.folder / BLOBS / sha256
 
+    @property
+    def networks(self) -> tuple[Path, ...]:
+        """Where the ONNX files lie that running the bundle needs: every network's folds."""
+        return tuple(self.path(name) for network in self.manifest.networks for name in network.files)
+
     def path(self, name: str) -> Path:
         """Where the file that the manifest calls `name` lies; KeyError if it lists none."""
         return self.folder / BLOBS / self.manifest.file(name).sha256

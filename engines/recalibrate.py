@@ -31,7 +31,7 @@ def recalibrated(bundle: Bundle, judged: Judged, version: str, to: Path, threads
     models = tuple(changed.get(model.cancer, model) for model in bundle.manifest.cancers)
     fields = bundle.manifest.model_dump(exclude={"files"})
     fields.update(version=version, cancers=models, case_level=judged.case_level, authorisations=(), golden=())
-    runtime = choose("auto", threads, "fp32").runtime
+    runtime = choose("auto", threads, "fp32", networks=bundle.networks).runtime
     with tempfile.TemporaryDirectory(prefix="onescan-") as scratch:
         plain = write_bundle(Path(scratch) / "bundle", ManifestDraft.model_validate(fields), bundle.contents())
         golden = _golden(bundle, plain, frozenset(changed), runtime)

@@ -144,8 +144,7 @@ def _outcomes(folder: Path, runtime: Preference, threads: int, plans: Path | Non
     from engines.runtime.choice import choose
 
     bundle = open_bundle(folder)
-    networks = [bundle.path(name) for network in bundle.manifest.networks for name in network.files]
-    outcomes = run_golden(bundle, choose(runtime, threads, plans=plans, networks=networks).runtime)
+    outcomes = run_golden(bundle, choose(runtime, threads, plans=plans, networks=bundle.networks).runtime)
     return [{"case": o.case, "passed": bool(o.passed), "detail": o.detail} for o in outcomes]
 
 

@@ -63,7 +63,7 @@ def verify(
     from engines.parity import run_golden
 
     with archive.opened(bundle) as opened:
-        choice = choose(runtime, threads, precision) if golden else None
+        choice = choose(runtime, threads, precision, networks=opened.networks) if golden else None
         outcomes = run_golden(opened, choice.runtime) if choice else ()
     passed = all(outcome.passed for outcome in outcomes)
     if as_json:

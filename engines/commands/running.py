@@ -70,8 +70,8 @@ def run(
     """
     from engines.cascade import Cascade, PatientContext
 
-    choice = choose(runtime, threads, precision)
     with archive.opened(bundle) as opened:
+        choice = choose(runtime, threads, precision, networks=opened.networks)
         image, known, truth = _input(volume, phantom)
         patient = PatientContext(age if age is not None else known.age_years, sex or known.sex)
         begun = time.monotonic()
@@ -121,8 +121,8 @@ def segment(
     """
     from engines.cascade.whole import segment_volume, the_network
 
-    choice = choose(runtime, threads, precision)
     with archive.opened(bundle) as opened:
+        choice = choose(runtime, threads, precision, networks=opened.networks)
         image, _, _ = _input(volume, phantom)
         result = segment_volume(opened, network or the_network(opened.manifest), choice.runtime, image)
     _write_arrays(to, {"labels": result.labels})

@@ -261,12 +261,12 @@ class SimulatedExecution:
         options.intra_op_num_threads = 1
         self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self.input_channels = self._session.get_inputs()[0].shape[1]
-        self._channels = self._session.get_outputs()[0].shape[1]
+        self._output = self._session.get_outputs()[0].shape
         self._device, self._scratch, self._written, self._good = device, scratch, written, good
         self.refuse = False
 
     def logits_shape(self, shape: Shape) -> Shape:
-        return (1, self._channels, *shape[2:])
+        return (1, self._output[1], *(shape[2:] if len(self._output) == 5 else ()))
 
     def scratch_bytes(self, shape: Shape) -> int:
         return self._scratch

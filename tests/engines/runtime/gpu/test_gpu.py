@@ -59,6 +59,15 @@ def test_a_network_gives_what_its_plan_computes_at_every_shape_of_its_profile(
     simulated.check()
 
 
+def test_a_classifier_gives_its_scores(simulated: SimulatedDevice, blob: Path) -> None:
+    blob.write_bytes(networks.mean_in_mask_above(-100))
+    network = runtime_with_plan(simulated, blob, Profile.exact(SHAPE)).load(blob)
+    x = np.ones((1, 2, *SHAPE), np.float32)
+    np.testing.assert_allclose(network.run(x), [[0, 40]], rtol=1e-5)
+    with pytest.raises(EngineError, match="takes 2 channels, not 1"):
+        network.run(x[:, :1])
+
+
 def test_a_network_without_a_plan_says_how_to_get_one(simulated: SimulatedDevice, blob: Path) -> None:
     runtime = TensorRtRuntime(simulated, SimulatedLibrary(simulated), Shelf(blob.parent / "plans"))
     with pytest.raises(EngineError, match="there is no plan") as refused:

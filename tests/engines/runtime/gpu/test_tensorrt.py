@@ -109,6 +109,19 @@ def test_the_networks_of_other_tests_build_over_a_range_of_shapes(content: bytes
     assert built.content is not None
 
 
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    [networks.mean_above(0), networks.mean_in_mask_above(0), networks.follower(0)],
+    ids=["classifier", "with a mask", "after another"],
+)
+def test_classifiers_and_networks_of_several_channels_build(content: bytes, half: bool) -> None:
+    if half:
+        content = to_bytes(to_fp16(read(content, "toy"), "toy"))
+    built = tensorrt.build(content, TILE, workspace=WORKSPACE, target=TARGET)
+    assert built.content is not None
+
+
 @pytest.mark.parametrize("content", [b"", b"not a network", networks.bands((0, 1))[:-30], networks.misnamed()])
 def test_a_file_that_is_no_network_of_ours_is_refused(content: bytes) -> None:
     with pytest.raises(EngineError) as refused:
