@@ -30,6 +30,7 @@ _ACTIVATIONS: dict[Activation, int] = {"none": 0, "softmax": 1, "sigmoid": 2}  #
 _SLOTS = 2
 _SLAB = 16  # slices that are uploaded at once
 _FLOAT = 4  # bytes
+_FETCHED = 64 << 20  # bytes of final rows that leave the device at once
 
 
 class Region(Protocol):
@@ -111,9 +112,12 @@ class DevicePass:
         self._prepare, self.compute = device.stream(), device.stream()
         self._logits = device.allocate(_FLOAT * int(np.prod(shape)))
         self._scratch = device.allocate(max(e.scratch_bytes(self._input_shape) for e in executions))
-        self._rows: Memory | None = None
         self.sums = device.allocate(_FLOAT * self.channels * self.depth * y * x)
         device.fill(self.sums.address, 0, self.sums.nbytes, self.compute)
+        row = self.channels * y * x
+        self._rows_at_once = max(1, min(self.depth, _FETCHED // (_FLOAT * row)))
+        self._rows = device.allocate(_FLOAT * row * self._rows_at_once)
+        self._fetched = device.pinned((row * self._rows_at_once,), np.float32)
         if window.floor:
             raise EngineError("the kernels do not blend weights that have a floor")
         if len(window.fill) != channels:
@@ -146,17 +150,27 @@ class DevicePass:
         slot.finish(self.compute)
 
     def take(self, until: int) -> npt.NDArray[np.float32]:
-        """Rows z < until that were not taken yet: (C, n, Y, X) float32. No later tile may touch them."""
-        count = until - self.dropped
-        rows = self._drain(until)
-        result = self._device.pinned((self.channels, count, *self.plane), np.float32)
-        self._device.download(result, rows.address, self.compute)
+        """Rows z < until that were not taken yet: (K, n, Y, X) float32. No later tile may touch them."""
+        first, count = self.dropped, until - self.dropped
+        if not 0 < count <= self.depth:
+            raise EngineError(f"rows {first} to {until} are not in a ring of {self.depth}")
+        result = np.empty((self.channels, count, *self.plane), np.float32)
+        while self.dropped < until:
+            begin = self.dropped
+            rows = self._drain(until)
+            fetched = self._fetched[: rows * self.channels * int(np.prod(self.plane))]
+            self._device.download(fetched, self._rows.address, self.compute)
+            self.compute.synchronize()
+            part = fetched.reshape(self.channels, rows, *self.plane)
+            result[:, begin - first : begin - first + rows] = part
         self.settle()
-        return np.array(result)
+        return result
 
     def drop(self, until: int) -> None:
         """Forget rows z < until, unread: after they were resampled on the device."""
-        if until > self.dropped:
+        if until - self.dropped > self.depth:
+            raise EngineError(f"rows {self.dropped} to {until} are not in a ring of {self.depth}")
+        while self.dropped < until:
             self._drain(until)
 
     def settle(self) -> None:
@@ -197,12 +211,10 @@ class DevicePass:
         self.seconds["network"] += seconds[0]
         self.seconds["blend"] += seconds[1]
 
-    def _drain(self, until: int) -> Memory:
-        count, plane = until - self.dropped, self.plane[0] * self.plane[1]
-        if not 0 < count <= self.depth:
-            raise EngineError(f"rows {self.dropped}..{until} are not in a ring of {self.depth}")
-        if self._rows is None:
-            self._rows = self._device.allocate(self.sums.nbytes)
+    def _drain(self, until: int) -> int:
+        """The lowest rows out of the ring, as many as a buffer of rows holds; how many."""
+        plane = self.plane[0] * self.plane[1]
+        count = min(until - self.dropped, self._rows_at_once)
         sizes = (
             np.int32(self.channels),
             np.int32(self.depth),
@@ -212,8 +224,8 @@ class DevicePass:
         )
         arguments = [address(self.sums), address(self._rows), *sizes]
         self._device.launch("drain", self.channels * count * plane, arguments, self.compute)
-        self.dropped = until
-        return self._rows
+        self.dropped += count
+        return count
 
 
 class _Slot:

@@ -13,7 +13,7 @@ import pytest
 from core.errors import DeviceLost, EngineError
 from core.volume import Index
 from engines.cascade.tiles import tiles
-from engines.runtime import Activation, Pass, Tensor, Window
+from engines.runtime import Activation, Pass, Tensor, Window, ring
 from engines.runtime.host import HostPass
 from engines.runtime.ring import DevicePass, UploadedRegion
 from tests.engines.runtime import networks
@@ -136,6 +136,13 @@ def test_an_image_of_several_channels_with_odd_strides_is_uploaded_in_order(
 
 def test_a_tile_that_needs_many_slabs_waits_for_all_of_them(device: SimulatedDevice | RealDevice) -> None:
     assert_as_on_the_host(device, image(70, 4, 5), Window((70, 4, 5), 2, (AIR,)), LOPSIDED, exactly=True)
+
+
+def test_rows_that_leave_in_many_parts_are_put_together(
+    device: SimulatedDevice | RealDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ring, "_FETCHED", 3 * 2 * 9 * 10 * 4)  # three rows
+    assert_as_on_the_host(device, image(20, 9, 10), Window(SIZE, 2, (AIR,)), networks.smoothing(), exactly=True)
 
 
 def test_the_gpus_own_time_is_told(device: SimulatedDevice | RealDevice) -> None:

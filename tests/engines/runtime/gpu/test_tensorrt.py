@@ -20,6 +20,7 @@ from engines.bundle import open_bundle
 from engines.commands.options import REFERENCE
 from engines.importers.graph import read, to_bytes
 from engines.importers.precision import to_fp16
+from engines.importers.quantise import to_int8
 from engines.runtime.plans import Profile
 from tests.engines.runtime import networks
 
@@ -99,6 +100,19 @@ def quantised() -> bytes:
 
 def test_explicit_symmetric_int8_is_read_and_built() -> None:
     built = tensorrt.build(quantised(), TILE, workspace=WORKSPACE, target=TARGET)
+    assert built.content is not None
+    assert built.precision == "int8"
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["int8", "int8 and fp16"])
+@pytest.mark.parametrize("network_id", [network.id for network in SHIPPED.manifest.networks])
+def test_every_shipped_network_builds_when_it_is_quantised(network_id: str, half: bool) -> None:
+    content, profile = shipped(network_id)
+    image = np.random.default_rng(0).normal(size=(1, 1, 32, 32, 32)).astype(np.float32)
+    model = to_int8(read(content, network_id), [image], network_id)
+    if half:
+        model = to_fp16(model, network_id)
+    built = tensorrt.build(to_bytes(model), profile, workspace=WORKSPACE, target=TARGET)
     assert built.content is not None
     assert built.precision == "int8"
 
