@@ -49,7 +49,7 @@ def test_help_teaches() -> None:
     for command in ("inspect", "verify", "schema", "run", "segment", "phantom", "pack", "unpack"):
         assert command in said
         assert "Usage" in engines(command, "--help")
-    for command in ("calibrate", "publish", "import"):
+    for command in ("bench", "compare", "calibrate", "publish", "import"):
         assert command in said
     assert "onescan-engines run --phantom 7" in said
 
@@ -268,3 +268,51 @@ def test_calibrate_refuses_what_does_not_belong_together(bundle: Bundle, tmp_pat
     same = ("--to", tmp_path / "made", "--version", "1.0.0", "--cancer", "lung")
     assert "A version is never changed" in engines("calibrate", bundle.folder, cases, *same, status=1)
     assert not (tmp_path / "made").exists()
+
+
+def test_bench_measures_and_writes_what_a_network_needs(bundle: Bundle, volume: Path, tmp_path: Path) -> None:
+    arguments = (
+        "bench",
+        bundle.folder,
+        "--volume",
+        volume,
+        "--age",
+        60,
+        "--runs",
+        1,
+        "--runtime",
+        "onnx",
+        "--threads",
+        1,
+    )
+    found = as_json(*arguments, "--write-memory", tmp_path / "measured", "--version", "1.0.1")
+    assert found["runtime"] == "onnx fp32"
+    assert [network["network"] for network in found["networks"]] == ["localiser", "lung_lesion", "liver_lesion"]
+    assert found["ratio"] == pytest.approx(found["total_s"] / found["loop_s"])
+    measured = {network["network"]: network["bytes_per_voxel"] for network in found["networks"]}
+    copy = open_bundle(tmp_path / "measured").manifest
+    assert {network.id: network.bytes_per_voxel for network in copy.networks} == measured
+    assert copy.version == "1.0.1"
+    assert copy.golden == bundle.manifest.golden
+    said = engines(*arguments, "--no-memory")
+    assert "plain loop over the same tiles" in said
+    assert "not measured (manifest 512)" in said
+    assert "go together" in engines(*arguments, "--write-memory", tmp_path / "x", status=1)
+
+
+def test_compare_says_what_differs_and_strict_fails_on_it(bundle: Bundle, volume: Path, tmp_path: Path) -> None:
+    draft = toy.draft()
+    lung, liver = draft.cancers
+    blind = lung.model_copy(update={"extraction": lung.extraction.model_copy(update={"min_volume_mm3": 1e6})})
+    other = toy.bundle(tmp_path / "other", draft.model_copy(update={"cancers": (blind, liver)}))
+    both = (bundle.folder, other.folder, volume, "--age", 60, "--runtime", "onnx", "--threads", 1)
+    said = engines("compare", *both)
+    assert "positive → negative" in said
+    assert "1 of 1" in said
+    found = as_json("compare", *both, "--strict", status=1)
+    assert found["agree"] is False
+    lung_case = found["cases"][0]
+    assert (lung_case["a"], lung_case["b"], lung_case["dice"]) == ("positive", "negative", 0.0)
+    same = (bundle.folder, bundle.folder, volume, "--age", 60, "--runtime", "onnx", "--runtime-b", "openvino")
+    assert as_json("compare", *same, "--precision", "fp32", "--strict")["agree"] is True
+    assert "no volume to run on" in engines("compare", bundle.folder, bundle.folder, status=1)

@@ -1,0 +1,106 @@
+"""Peak memory: of a stretch of this process, and of one network in a process of its own.
+
+python -m engines.measuring.memory RUNTIME PRECISION THREADS ONNX CHANNELS Z Y X
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import EngineError
+from core.volume import Index
+from engines.bundle import Bundle
+from engines.cascade.segment import label_count
+from engines.manifest import Manifest, Network
+from engines.measuring.graphs import GEMM_CHANNELS, GEMM_SHAPE, gemm
+from engines.runtime.choice import Precision, Preference, choose
+
+_STATUS = Path("/proc/self/status")
+_PATIENCE_S = 600
+
+
+def peak_bytes(field: str = "VmHWM") -> int:
+    """Resident bytes of this process: the peak since `forget_peak` (VmHWM), or now (VmRSS)."""
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak() -> int:
+    """Begin a new peak (proc(5), clear_refs); the resident bytes it begins at.
+
+    What the allocator holds in reserve goes back first, or the next work would live on it and seem to need nothing.
+    """
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc's
+        trim(0)
+    with Path("/proc/self/clear_refs").open("w") as file:  # a switch of the kernel's, no file
+        file.write("5")
+    return peak_bytes("VmRSS")
+
+
+def bytes_per_voxel(
+    bundle: Bundle, spec: Network, size: Index, runtime: Preference, precision: Precision, threads: int
+) -> int:
+    """What loading and running a network on an image of `size` adds to a process, per input voxel.
+
+    As the manifest's `bytes_per_voxel` means it: beside image and logits, which are counted by themselves, with weights
+    and compiled code, which are not. The largest of its folds.
+    """
+    channels = input_channels(bundle.manifest, spec)
+    voxels = size[0] * size[1] * size[2]
+    per_voxel = []
+    for name in spec.files:
+        taken = _in_a_process(bundle.path(name), channels, size, (runtime, precision, str(threads)))
+        per_voxel.append(-(-taken // voxels) - 4 * channels - (0 if spec.classifies else 4 * len(spec.labels)))
+    return max(1, *per_voxel)
+
+
+def input_channels(manifest: Manifest, spec: Network) -> int:
+    """Channels that the cascade feeds a network: the scan, the labels of the one before, the mask."""
+    before = 0 if spec.after is None else label_count(manifest.network(spec.after))
+    return 1 + before + int(spec.mask)
+
+
+def _in_a_process(onnx: Path, channels: int, size: Index, choice: Sequence[str]) -> int:
+    command = [sys.executable, "-m", "engines.measuring.memory", *choice, str(onnx), *map(str, (channels, *size))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise EngineError(f"memory could not be measured: {lines[-1] if lines else done.returncode}")
+    return int(json.loads(done.stdout)["bytes"])
+
+
+def main() -> None:
+    """The child: libraries warm first, so that only the network itself is counted."""
+    runtime_name, precision, threads, onnx, *numbers = sys.argv[1:]
+    channels, z, y, x = map(int, numbers)
+    runtime = choose(runtime_name, int(threads), precision).runtime  # type: ignore[arg-type]
+    _warm(runtime.load)
+    image = np.random.default_rng(0).standard_normal((1, channels, z, y, x)).astype(np.float32)
+    begun = forget_peak()
+    network = runtime.load(Path(onnx))
+    network.prepare((z, y, x))
+    logits = network.run(image)
+    print(json.dumps({"bytes": peak_bytes() - begun, "logits": list(logits.shape)}))
+
+
+def _warm(load: object) -> None:
+    import tempfile
+
+    from core import durable
+
+    with tempfile.TemporaryDirectory(prefix="onescan-") as folder:
+        path = Path(folder) / "gemm"
+        durable.write_bytes(path, gemm())
+        network = load(path)  # type: ignore[operator]
+        network.run(np.ones((1, GEMM_CHANNELS, *GEMM_SHAPE), dtype=np.float32))
+
+
+if __name__ == "__main__":
+    main()
