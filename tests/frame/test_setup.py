@@ -31,7 +31,8 @@ def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_each_supported_python_has_requirements_to_run_and_to_test() -> None:
     assert {path.name for path in REQUIREMENTS} == {
-        name for version in VERSIONS for name in (f"{version}.txt", f"{version}-dev.txt")
+        *(name for version in VERSIONS for name in (f"{version}.txt", f"{version}-dev.txt")),
+        "referees.txt",
     }
 
 
@@ -77,7 +78,7 @@ def test_setup_says_what_is_missing_without_installing_it(tmp_path: Path) -> Non
 def test_setup_shows_how_to_call_it() -> None:
     asked = subprocess.run(["scripts/setup", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert asked.returncode == 2
-    assert "scripts/setup [runtime|dev] [--check]" in asked.stdout
+    assert "scripts/setup [runtime|dev|referees] [--check]" in asked.stdout
 
 
 def test_make_alone_lists_every_target_that_a_user_would_call() -> None:
