@@ -41,6 +41,7 @@ PROPOSE = {  # storescu proposes compressed transfer syntaxes only when asked to
     "1.2.840.10008.1.2.4.91": "--propose-j2k-lossy",
     "1.2.840.10008.1.2.5": "--propose-rle",
 }
+KINDS = {"SR": "structured report", "SEG": "segmentation", "OT": "key image"}
 WORDS = {
     "positive": "[bold red]▲ positive[/]",
     "indeterminate": "[yellow]? indeterminate[/]",
@@ -79,9 +80,9 @@ def main(
 
 def _run(folder: Path, once: bool, study: Path | None, seed: int) -> None:
     began = time.monotonic()
+    files = _files(study) if study else None
     with OneScan(folder, say=lambda text: SCREEN.print(f"[dim]{time.monotonic() - began:5.1f} s[/] {text}")) as stack:
-        files = _files(study) if study else _phantom(folder / "phantom", seed, began)
-        answered = send_and_follow(stack, files)
+        answered = send_and_follow(stack, files or _phantom(folder / "phantom", seed, began))
         _show(stack, answered)
         if once:
             return
@@ -123,6 +124,8 @@ def _phantom(folder: Path, seed: int, began: float) -> list[Path]:
 
 
 def _files(study: Path) -> list[Path]:
+    if not study.is_dir():
+        raise NoStudy(f"there is no folder {study}")
     files = [path for path in sorted(study.rglob("*")) if path.is_file() and _is_dicom(path)]
     if not files:
         raise NoStudy(f"there is no DICOM file in {study}")
@@ -218,7 +221,7 @@ def _show(stack: OneScan, study: dict[str, Any]) -> None:
     SCREEN.print(f"Complete because: {study['explanation']}")
     SCREEN.print("\nResult objects in the PACS:")
     for item in stack.pacs.received:
-        SCREEN.print(f"  {item.modality:<4} {item.path}", soft_wrap=True, highlight=False)
+        SCREEN.print(f"  {KINDS.get(item.modality, item.modality):<17} {item.path}", soft_wrap=True, highlight=False)
     SCREEN.print(f"\nRegistry  {stack.registry_url}\nThe box   {stack.box_url}/studies/{study['id']}", highlight=False)
 
 

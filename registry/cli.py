@@ -319,7 +319,7 @@ def results(
     study: Annotated[Optional[str], typer.Option(help="Only this study (pseudonym).")] = None,  # noqa: UP045
     since: Annotated[Optional[dt.datetime], typer.Option(help="Only those received since then, UTC.")] = None,  # noqa: UP045
     everything: Annotated[bool, typer.Option("--all", help="Superseded revisions as well.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List results, newest first: one answer per cancer."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
+import psutil
 import pytest
 
+from appliance.cli import ROLES
+from appliance.role import process_name
 from tests.integration.conftest import Hospital, Sent
 
 pytestmark = pytest.mark.integration
@@ -51,8 +59,8 @@ def test_a_killed_role_loses_and_repeats_nothing(hospital: Hospital, role: str, 
     kill(hospital, role)
     if sender.wait(120):
         send_until_taken(hospital, sent)
-    hospital.settled(sent)
-    hospital.exactly_one_result(sent)
+    hospital.settled(sent, revision=None)
+    hospital.exactly_one_final_result(sent)
 
 
 @pytest.mark.timeout(900)
@@ -70,8 +78,8 @@ def test_kills_at_random_for_a_minute_lose_and_repeat_nothing(hospital: Hospital
         if sender.wait(120):
             send_until_taken(hospital, sent)
     for sent in studies:
-        hospital.settled(sent, patience_s=240)
-        hospital.exactly_one_result(sent)
+        hospital.settled(sent, revision=None, patience_s=240)
+        hospital.exactly_one_final_result(sent)
 
 
 def test_broker_down_for_the_whole_analysis_then_up(hospital: Hospital) -> None:
@@ -120,6 +128,49 @@ def test_a_stop_in_the_middle_is_clean_and_loses_nothing(hospital: Hospital) -> 
     hospital.stack.appliance.start()
     hospital.settled(sent)
     hospital.exactly_one_result(sent)
+
+
+def test_five_roles_started_one_by_one_as_systemd_does_read_a_study(hospital: Hospital) -> None:
+    assert hospital.stack.appliance.stop() == 0
+    with ExitStack() as stack:
+        roles = {role: stack.enter_context(started_alone(hospital, role)) for role in ROLES}
+        for role, (_, heard) in roles.items():
+            assert "READY=1" in heard.recv(4096).decode(), role
+            assert psutil.Process(roles[role][0].pid).name() == process_name(role)
+        sent = hospital.phantom()
+        assert hospital.send(sent.files) == 0
+        hospital.settled(sent)
+        hospital.exactly_one_result(sent)
+        for role, (process, heard) in roles.items():
+            process.terminate()
+            assert process.wait(30) == 0, role
+            heard.settimeout(5)
+            words = ""
+            while "STOPPING=1" not in words:
+                words = heard.recv(4096).decode()
+    hospital.stack.appliance.start()
+    hospital.stack.wait_for(hospital.stack.box, "the box is up again")
+
+
+@contextmanager
+def started_alone(hospital: Hospital, role: str) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """`onescan-appliance run ROLE` with systemd's socket; ends with the block."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        address = f"onescan-test-{os.getpid()}-{role}"
+        heard.bind(f"\0{address}")
+        heard.settimeout(60)
+        config = str(hospital.stack.appliance_config)
+        with (hospital.stack.folder / "logs" / f"{role}-alone.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "appliance.cli", "run", role, "--config", config],
+                stderr=log,
+                env={**os.environ, "NOTIFY_SOCKET": f"@{address}", "WATCHDOG_USEC": "60000000"},
+            )
+        try:
+            yield process, heard
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_two_studies_at_once_get_one_result_each(hospital: Hospital, phantom: Callable[[], Sent]) -> None:
