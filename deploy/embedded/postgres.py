@@ -87,7 +87,8 @@ class PostgresCluster(Server):
         """True when it accepts connections."""
         with contextlib.suppress(OSError):
             lines = (self._data / "postmaster.pid").read_text().splitlines()
-            return lines[0] == str(self.pid) and lines[_READY_LINE : _READY_LINE + 1] == ["ready   "]
+            # it may be seen empty, or half written
+            return lines[:1] == [str(self.pid)] and lines[_READY_LINE : _READY_LINE + 1] == ["ready   "]
         return False
 
     def start(self) -> PostgresCluster:
