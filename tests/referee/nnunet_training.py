@@ -128,7 +128,7 @@ def predict(folder: Path, recipe: Recipe, volume: Volume, folds: Sequence[int], 
     labels = predictor.predict_single_npy_array(
         as_read(volume.hu, recipe)[None].astype(np.float32),
         {"spacing": list(volume.geometry.spacing_mm)},
-        None if before is None else as_read(before, recipe)[None],
+        None if before is None else as_read(before, recipe)[None].astype(np.int16),
     )
     return as_read(np.asarray(labels, dtype=np.uint8), recipe)
 
