@@ -104,7 +104,8 @@ class Cascade:
         masks: dict[Cancer, Labels] = {}
         organs: Mapping[str, FoundOrgan] = {}
         wanted = self._admit(volume, patient, refused, answers)
-        if wanted:
+        manifest = self._bundle.manifest
+        if wanted or (manifest.organs and not manifest.cancers):  # organs are then all that the bundle says
             try:
                 scan = _scan(volume, watch)
                 organs = self._localise(scan, wanted)

@@ -1,6 +1,6 @@
 """A bundle → the same bundle with int8 files beside its networks, where the golden cases allow it.
 
-1  the cascade reads calibration volumes; what each network is given is kept, a spread of it     (`_Recorder`)
+1  the cascade reads calibration volumes; what each network is given is kept, a spread of it     (`Recorder`)
 2  each file is quantised with that                                                              (`quantise`)
 3  a network keeps its int8 files if the golden cases hold with them, tried one network at a time
 4  ... and all that are kept hold together; else none is kept
@@ -76,7 +76,7 @@ def add_int8(
 
 def _seen(bundle: Bundle, volumes: Sequence[Volume], say: Callable[[str], None]) -> dict[str, list[Tensor]]:
     """By network: a spread of what the cascade gives it."""
-    recorder = _Recorder(choose("auto").runtime)
+    recorder = Recorder(choose("auto").runtime)
     cascade = Cascade(bundle, recorder)
     for i, volume in enumerate(volumes, 1):
         say(f"reading calibration volume {i} of {len(volumes)}")
@@ -125,7 +125,7 @@ def _named(name: str) -> str:
     return f"{name.removesuffix('.onnx')[:55]}.int8.onnx"
 
 
-class _Recorder:
+class Recorder:
     """A runtime that keeps what its networks are given, by file."""
 
     def __init__(self, runtime: Runtime) -> None:

@@ -377,3 +377,10 @@ def test_times_are_given_for_each_stage_and_the_networks(bundle: Bundle, runtime
     assert {"total", "localise", "detect", "lesions", "preprocess", "compile", "network", "blend"} <= set(times)
     assert 0 < times["network"] < times["total"]
     assert times["localise"] + times["detect"] + times["lesions"] <= times["total"]
+
+
+def test_a_bundle_that_only_localises_says_how_large_organs_are(tmp_path: Path) -> None:
+    manifest = toy.draft(cancers=[])
+    analysis = toy.cascade(toy.bundle(tmp_path / "toy", manifest)).analyse(toy.torso(), toy.ADULT)
+    assert analysis.organs_ml["lung"] == pytest.approx(4 / 3 * np.pi * 4**3, rel=0.15)
+    assert {answer.reason for answer in analysis.answers} == {Reason.NO_MODEL}
