@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from engines import volumefile
 from engines.bundle import Bundle, Content, write_bundle
 from engines.cascade import Analysis, Cascade, PatientContext
 from engines.importers import ImportRefused
-from engines.importers.fitting import Fitted, fitted
-from engines.importers.graph import to_bytes
+from engines.importers.fitting import Fitted, fitted, noise
+from engines.importers.graph import shape_of, to_bytes
+from engines.importers.precision import checked_fp16
 from engines.manifest import GoldenAnswer, GoldenCase, GoldenOrgan, ManifestDraft
 from engines.runtime.choice import choose
 
@@ -50,16 +52,20 @@ def assemble(
     models: Mapping[str, ModelProto],
     others: Sequence[Content] = (),
     say: Say = lambda line: None,
+    fp16: bool = False,
 ) -> tuple[Bundle, Mapping[str, Fitted]]:
     """A bundle in `into`, and what was found of each network file.
 
     fields: of a `ManifestDraft`, as JSON has them; golden cases without answers and organs get those that the cascade
-    gives here. models: network files by name; others: the other files. After ImportRefused nothing is there.
+    gives here. models: network files by name; others: the other files. fp16: store networks in fp16. After
+    ImportRefused nothing is there.
     """
     if into.exists():
         raise BundleRefused(6, f"{into} exists already", remedy="Choose a new folder or remove the old one first.")
     draft, unanswered = draft_of(fields)
     files = _fitted_files(draft, models, say)
+    if fp16:
+        files = {name: _halved(found, name, say) for name, found in files.items()}
     contents = [*(Content(name, "network", to_bytes(found.model)) for name, found in files.items()), *others]
     golden = _answered(draft, unanswered, contents, say)
     whole = draft.model_copy(update={"golden": (*draft.golden, *golden)})
@@ -78,6 +84,13 @@ def _fitted_files(draft: ManifestDraft, models: Mapping[str, ModelProto], say: S
             files[name] = found
             say(f"{name}: {found.weights:,} weights, opset {found.opset}, {found.seconds:.1f} s on {found.size}")
     return files
+
+
+def _halved(found: Fitted, name: str, say: Say) -> Fitted:
+    say(f"{name}: fp16, with fp32 around its norms")
+    channels = shape_of(found.model.graph.input[0])[1]
+    assert isinstance(channels, int)
+    return replace(found, model=checked_fp16(found.model, name, noise(channels, found.size)))
 
 
 def _answered(

@@ -31,6 +31,9 @@ through each command.
 )
 
 ToOption = Annotated[Path, typer.Option("--to", help="The bundle's new folder; it must not exist yet.")]
+Fp16Option = Annotated[
+    bool, typer.Option("--fp16", help="Store networks in fp16, as TensorRT then runs them: half the size.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of sentences.")]
 
 
@@ -43,6 +46,7 @@ def register(app: typer.Typer) -> None:
 def onnx_command(
     manifest: Annotated[Path, typer.Argument(help="Hand-written manifest, YAML or JSON; its files lie beside it.")],
     to: ToOption,
+    fp16: Fp16Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Import ONNX files with a hand-written manifest.
@@ -55,7 +59,7 @@ def onnx_command(
     """
     from engines.importers.plain import import_onnx
 
-    bundle, files = import_onnx(manifest, to, _quiet if as_json else _step)
+    bundle, files = import_onnx(manifest, to, _quiet if as_json else _step, fp16)
     _report(bundle, files, as_json)
 
 
@@ -145,6 +149,7 @@ def monai_command(
     write_binding: Annotated[
         Path | None, typer.Option("--write-binding", help="Write a binding to complete to this file, and stop.")
     ] = None,
+    fp16: Fp16Option = False,
     as_json: JsonOption = False,
 ) -> None:
     """Import a MONAI bundle: a segmentation network of monai.networks.nets with a sliding window.
@@ -170,7 +175,7 @@ def monai_command(
         raise ConfigError("where is the bundle to be made?", remedy="Say --to FOLDER.")
     bound = unbound(source.name) if binding is None else read_binding(binding, source.name)
     say = _quiet if as_json else _step
-    imported = monai.import_monai(source, to, bound, weights, trust_torchscript, say)
+    imported = monai.import_monai(source, to, bound, weights, trust_torchscript, say, fp16)
     agreed = f"ONNX = torch within {imported.difference:.1e} of the largest logit"
     _report(imported.bundle, imported.files, as_json, (agreed, *imported.notes))
 

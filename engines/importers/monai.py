@@ -81,6 +81,7 @@ def import_monai(
     weights: Path | None = None,
     trust_torchscript: bool = False,
     say: Say = lambda line: None,
+    fp16: bool = False,
 ) -> Imported:
     """Steps 4 to 6. ImportRefused, BundleRefused: nothing was written."""
     from engines.importers import monai_networks  # imports torch and monai
@@ -100,7 +101,7 @@ def import_monai(
     if binding.has_organs and binding.has_cancers:
         detector = f"{source.name}-lesions"
         networks.append({**spec, "id": detector, "stage": "detect"})
-    bundle, files = assemble(to, binding.manifest_fields(networks, detector), {file: model}, binding.others, say)
+    bundle, files = assemble(to, binding.manifest_fields(networks, detector), {file: model}, binding.others, say, fp16)
     return Imported(bundle, files, difference, source.notes)
 
 

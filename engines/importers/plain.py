@@ -41,7 +41,9 @@ class Source(Part):
 _Files = TypeAdapter(dict[Name, str | Source])
 
 
-def import_onnx(manifest: Path, into: Path, say: Say = lambda line: None) -> tuple[Bundle, Mapping[str, Fitted]]:
+def import_onnx(
+    manifest: Path, into: Path, say: Say = lambda line: None, fp16: bool = False
+) -> tuple[Bundle, Mapping[str, Fitted]]:
     """The bundle in `into`, and what was found of each network file. ImportRefused says what stands in the way."""
     fields = read_fields(manifest)
     sources = sources_of(fields.pop("files", None) or {})
@@ -59,7 +61,7 @@ def import_onnx(manifest: Path, into: Path, say: Say = lambda line: None) -> tup
             raise ImportRefused(f"there is no {place}, which the manifest calls {name}")
     models = {name: read(place, name) for name, place in places.items() if roles[name] == "network"}
     others = [Content(name, roles[name], place) for name, place in places.items() if roles[name] != "network"]
-    return assemble(into, fields, models, others, say)
+    return assemble(into, fields, models, others, say, fp16)
 
 
 def read_fields(path: Path) -> dict[str, Any]:

@@ -14,15 +14,21 @@ standard decide what a DequantizeLinear gives. That needs opset 19.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from core import durable
 from engines.importers import ImportRefused
-from engines.importers.graph import clean, elem_types, opset_of
+from engines.importers.graph import clean, elem_types, opset_of, to_bytes
+from engines.runtime import Tensor
+from engines.runtime.choice import available_cores
+from engines.runtime.onnx import OnnxRuntime
 
 IN_FP32 = frozenset(
     """
@@ -35,6 +41,8 @@ IN_FP32 = frozenset(
 _FLOAT_ONLY_INPUTS = {"Resize": (1, 2)}
 """Inputs that the ONNX standard wants in float32 whatever the data are: region of interest and scales."""
 _OPSET_OF_FP16_SCALES = 19
+AGREES_WITHIN = 2e-2
+"""Largest RMS of the difference to fp32 on noise, relative to the logits': bf16's, on random weights (ADR 0022)."""
 _LARGEST = float(np.finfo(np.float16).max)
 _SCALE_KEEPS = 1e-3  # relative; a coarser scale would shift every value that it scales
 
@@ -56,6 +64,21 @@ def to_fp16(model: ModelProto, name: str) -> ModelProto:
     result = typed.finished()
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def checked_fp16(model: ModelProto, name: str, image: Tensor) -> ModelProto:
+    """The fp16 model of a network that takes `image`; ImportRefused if it agrees badly with fp32 on that."""
+    halved = to_fp16(model, name)
+    with tempfile.TemporaryDirectory(prefix="onescan-") as folder:
+        outputs = []
+        for kind, content in (("fp32", model), ("fp16", halved)):
+            durable.write_bytes(Path(folder) / kind, to_bytes(content))
+            outputs.append(OnnxRuntime(available_cores()).load(Path(folder) / kind).run(image))
+    expected, found = outputs
+    error = float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)))
+    if not error <= AGREES_WITHIN:
+        raise ImportRefused(f"{name} in fp16 differs from fp32 by {error:.1e} of its RMS", remedy="Keep it in fp32.")
+    return halved
 
 
 class _Retyped:

@@ -104,6 +104,17 @@ def test_a_golden_case_without_answers_gets_those_of_this_machine(write: Write, 
     assert all(outcome.passed for outcome in run_golden(bundle, choose("openvino", 1, "fp32").runtime))
 
 
+def test_networks_may_be_stored_in_fp16(write: Write, tmp_path: Path) -> None:
+    path = write(fields(), {"finder.onnx": to_bytes(unet((16, 32)))})
+    full, _ = import_onnx(path, tmp_path / "fp32")
+    half, _ = import_onnx(path, tmp_path / "fp16", fp16=True)
+    sizes = [bundle.path("finder.onnx").stat().st_size for bundle in (half, full)]
+    assert sizes[0] < 0.55 * sizes[1]
+    x = np.random.default_rng(0).normal(size=(1, 1, 16, 16, 16)).astype(np.float32)
+    one, other = (choose("openvino", 1, "fp32").runtime.load(b.path("finder.onnx")).run(x) for b in (half, full))
+    np.testing.assert_allclose(one, other, atol=0.02 * np.abs(other).max())
+
+
 def test_ports_of_any_name_become_ours(write: Write, tmp_path: Path) -> None:
     path = write(fields(), {"finder.onnx": to_bytes(unet(image="x.1", logits="out"))})
     bundle, _ = import_onnx(path, tmp_path / "bundle")
