@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
+NOBODY = 65534
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 
 if sys.version_info >= (3, 11):
@@ -73,6 +78,45 @@ def test_setup_says_what_is_missing_without_installing_it(tmp_path: Path) -> Non
     assert checked.returncode == 1
     assert f"missing: a current virtual environment in {environment}" in checked.stdout
     assert not environment.exists()
+
+
+@pytest.fixture
+def copy_of_the_project() -> Iterator[Path]:
+    """What the set-up reads, in a folder that anybody may reach and `nobody` owns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for part in ("scripts", "requirements"):
+            shutil.copytree(ROOT / part, folder / part)
+        for part in ("Makefile", "pyproject.toml"):
+            shutil.copy(ROOT / part, folder)
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        yield folder
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be a user without it and without a program")
+def test_a_user_without_sudo_is_told_in_a_sentence_what_to_run(copy_of_the_project: Path) -> None:
+    storescu = shutil.which("storescu")
+    assert storescu is not None
+    hidden = [storescu, *filter(None, [shutil.which("sudo")])]
+    hide = " && ".join(f"mount --bind /dev/null {program}" for program in hidden)
+    user = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups"
+    if subprocess.run(["unshare", "-m", "sh", "-c", hide], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{hide} && exec {user} make demo"],
+        cwd=copy_of_the_project,
+        env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(copy_of_the_project)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("setup:")]
+    assert said[0] == "setup: root is needed once; please run: sudo apt-get install --no-install-recommends dcmtk"
+    assert "installing" not in done.stderr
+    assert not (copy_of_the_project / ".venv").exists()
 
 
 def test_setup_shows_how_to_call_it() -> None:
