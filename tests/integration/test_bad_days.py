@@ -11,12 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from appliance.cli import ROLES
 from appliance.role import process_name
+from core import durable
+from deploy.onescan import Service
 from tests.integration.conftest import Hospital, Sent
 
 pytestmark = pytest.mark.integration
@@ -150,6 +154,44 @@ def test_five_roles_started_one_by_one_as_systemd_does_read_a_study(hospital: Ho
                 words = heard.recv(4096).decode()
     hospital.stack.appliance.start()
     hospital.stack.wait_for(hospital.stack.box, "the box is up again")
+
+
+def test_an_idle_analyser_starts_afresh_and_gives_its_memory_back(hospital: Hospital) -> None:
+    assert hospital.stack.appliance.stop() == 0
+    settings = yaml.safe_load(hospital.stack.appliance_config.read_text())
+    settings.setdefault("analyser", {})["unload_after_s"] = 2.0
+    config = hospital.stack.appliance_config.with_name("restless.yaml")
+    durable.write_text(config, yaml.safe_dump(settings))
+    log = hospital.stack.folder / "logs" / "restless.log"
+    box = Service(log, "appliance.cli", "run", "--config", str(config))
+    box.start()
+    try:
+        hospital.stack.wait_for(hospital.stack.box, "the box is up")
+        sent = hospital.phantom()
+        assert hospital.send(sent.files) == 0
+        hospital.settled(sent)
+        hospital.stack.wait_for(lambda: "starts afresh" in log.read_text(), "the analyser lets go")
+        fresh = hospital.stack.wait_for(
+            lambda: idle_analyser(box.pid), "its successor runs, without what a study needs"
+        )
+        again = hospital.phantom()
+        assert hospital.send(again.files) == 0
+        hospital.settled(again)
+        for study in (sent, again):
+            hospital.exactly_one_result(study)
+    finally:
+        box.stop()
+        hospital.stack.appliance.start()
+    hospital.stack.wait_for(hospital.stack.box, "the box is up again")
+
+
+def idle_analyser(supervisor: int) -> bool:
+    """Whether an analyser runs that has no native library which only a study needs."""
+    for child in psutil.Process(supervisor).children():
+        if child.name() == process_name("analyser"):
+            maps = Path(f"/proc/{child.pid}/maps").read_text()
+            return bool(maps) and not any(name in maps for name in ("/scipy/", "/openvino/", "/onnxruntime/"))
+    return False
 
 
 @contextmanager
