@@ -171,9 +171,7 @@ def test_an_idle_analyser_starts_afresh_and_gives_its_memory_back(hospital: Hosp
         assert hospital.send(sent.files) == 0
         hospital.settled(sent)
         hospital.stack.wait_for(lambda: "starts afresh" in log.read_text(), "the analyser lets go")
-        fresh = hospital.stack.wait_for(
-            lambda: idle_analyser(box.pid), "its successor runs, without what a study needs"
-        )
+        hospital.stack.wait_for(lambda: idle_analyser(box.pid), "its successor runs, without what a study needs")
         again = hospital.phantom()
         assert hospital.send(again.files) == 0
         hospital.settled(again)
