@@ -239,9 +239,10 @@ def _answers(record: Record, runs: int, threads: int) -> None:
     for name, seconds in (*found.stages.items(), *found.parts.items()):
         if seconds:
             record.add(f"answers_{name}_s", f"  of it {name}", [seconds], "s")
-    record.add("gemm_gflops", f"matrix products, {how}", [found.gemm_gflops], "GFLOP/s")
-    record.add("answers_of_gemm_peak", "answers, share of that", [found.of_peak], "")
-    record.add("plain_loop_of_gemm_peak", "plain loop, share of that", [found.loop_of_peak], "")
+    if found.gemm_gflops and found.of_peak and found.loop_of_peak:
+        record.add("gemm_gflops", f"matrix products, {how}", [found.gemm_gflops], "GFLOP/s")
+        record.add("answers_of_gemm_peak", "answers, share of that", [found.of_peak], "")
+        record.add("plain_loop_of_gemm_peak", "plain loop, share of that", [found.loop_of_peak], "")
     record.add("answers_peak_mb", "memory beyond the volume", [found.peak_mb], "MiB")
 
 

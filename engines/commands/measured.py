@@ -32,9 +32,12 @@ def speed(
         ("plain loop over the same tiles", f"{found.loop:.2f} s"),
         ("ratio", f"{found.ratio:.2f} ({low:.2f} to {high:.2f})"),
         ("first analysis, loads and compiles", f"{found.first:.2f} s"),
-        ("matrix products: the peak here", f"{found.gemm_gflops:.0f} GFLOP/s"),
-        ("answers, share of that peak", f"{found.of_peak:.0%} ({found.gflop:.0f} GFLOP)"),
-        ("plain loop, share of that peak", f"{found.loop_of_peak:.0%}"),
+        (
+            "matrix products: the peak here",
+            f"{found.gemm_gflops:.0f} GFLOP/s" if found.gemm_gflops else "not measured on this runtime",
+        ),
+        ("answers, share of that peak", f"{_share(found.of_peak)} ({found.gflop:.0f} GFLOP)"),
+        ("plain loop, share of that peak", _share(found.loop_of_peak)),
         ("memory at most, beyond the volume", f"{found.peak_mb:.0f} MiB"),
     )
     out.print(_table((), rows))
@@ -48,7 +51,7 @@ def speed(
             f"{share.runs}",
             f"{share.seconds:.2f}",
             f"{share.gflop:.0f}",
-            f"{share.gflop / share.seconds / found.gemm_gflops:.0%}",
+            _share(share.gflop / share.seconds / found.gemm_gflops if found.gemm_gflops else None),
             _bytes(bundle, share.network, bytes_per_voxel),
         )
         for share in found.networks
@@ -143,6 +146,10 @@ def compared_fields(found: Compared) -> dict[str, Any]:
         "organs_ml": [{"case": c, "organ": organ, "a": a, "b": b} for c, organ, a, b in found.organs],
         "seconds": {"a": found.seconds[0], "b": found.seconds[1]},
     }
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
 
 
 def _bytes(bundle: Bundle, network: str, measured: Mapping[str, int]) -> str:

@@ -78,14 +78,15 @@ def bench(
         raise ConfigError(
             "--write-memory, --version and --memory go together", remedy="A copy has a version of its own."
         )
-    choice = choose(runtime, threads, precision)
     (case,) = _cases([volume] if volume else [], [] if volume else [phantom], age, sex)
     with archive.opened(bundle) as opened:
+        choice = choose(runtime, threads, precision, networks=opened.networks)
         patient = PatientContext(case.patient.age_years, case.patient.sex)
         speed = with_progress(
             "measuring", "rounds", lambda s: measure(opened, choice.runtime, case.volume, patient, runs, s), as_json
         )
-        bytes_per_voxel = _memory(opened, speed, runtime, precision, threads) if memory else {}
+        on_host = choice.runtime.name != "tensorrt"
+        bytes_per_voxel = _memory(opened, speed, choice.runtime.name, precision, threads) if memory and on_host else {}
         copy = _with_memory(opened, bytes_per_voxel, write_memory, version) if write_memory and version else None
     if as_json:
         print_json(measured.speed_fields(opened, choice, case.name, speed, bytes_per_voxel))
@@ -128,8 +129,6 @@ def compare(
     from engines.cascade import Cascade
     from engines.measuring.comparing import compare as run_both
 
-    first = choose(runtime, threads, precision)
-    second = choose(runtime_b or runtime, threads, precision_b or precision)
     cases = _cases(volumes or [], phantom or [], age, sex)
     with archive.opened(a) as left, archive.opened(b) as right, err.status("comparing", spinner="line") as status:
         modelled = [c for c in Cancer if left.manifest.model_of(c) or right.manifest.model_of(c)]
@@ -137,6 +136,8 @@ def compare(
             raise ConfigError(
                 "neither bundle looks for a cancer", remedy="Compare label maps: `onescan-engines segment`."
             )
+        first = choose(runtime, threads, precision, networks=left.networks)
+        second = choose(runtime_b or runtime, threads, precision_b or precision, networks=right.networks)
         cascades = Cascade(left, first.runtime), Cascade(right, second.runtime)
         found = run_both(*cascades, cases, modelled, lambda case: status.update(f"comparing on {case}"))
     if as_json:
@@ -174,7 +175,7 @@ def _drawn(volumes: Sequence[Path], seeds: Sequence[int], age: int | None, sex: 
         yield Case(f"phantom {seed}", image, known)
 
 
-def _memory(bundle: Bundle, speed: Speed, runtime: Preference, precision: Precision, threads: int) -> dict[str, int]:
+def _memory(bundle: Bundle, speed: Speed, runtime: str, precision: Precision, threads: int) -> dict[str, int]:
     from engines.measuring.memory import bytes_per_voxel
 
     found = {}

@@ -20,7 +20,7 @@ from engines.bundle import Bundle
 from engines.cascade.segment import label_count
 from engines.manifest import Manifest, Network
 from engines.measuring.graphs import GEMM_CHANNELS, GEMM_SHAPE, gemm
-from engines.runtime.choice import Precision, Preference, choose
+from engines.runtime.choice import Precision, choose
 
 _STATUS = Path("/proc/self/status")
 _PATIENCE_S = 600
@@ -45,7 +45,7 @@ def forget_peak() -> int:
 
 
 def bytes_per_voxel(
-    bundle: Bundle, spec: Network, size: Index, runtime: Preference, precision: Precision, threads: int
+    bundle: Bundle, spec: Network, size: Index, runtime: str, precision: Precision, threads: int
 ) -> int:
     """What loading and running a network on an image of `size` adds to a process, per input voxel.
 
@@ -55,7 +55,7 @@ def bytes_per_voxel(
     channels = input_channels(bundle.manifest, spec)
     voxels = size[0] * size[1] * size[2]
     per_voxel = []
-    for name in spec.files:
+    for name in spec.int8_files if precision == "int8" and spec.int8_files else spec.files:
         taken = _in_a_process(bundle.path(name), channels, size, (runtime, precision, str(threads)))
         per_voxel.append(-(-taken // voxels) - 4 * channels - (0 if spec.classifies else 4 * len(spec.labels)))
     return max(1, *per_voxel)

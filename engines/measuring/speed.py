@@ -49,7 +49,8 @@ class Speed:
 
     total: analyse() from volume to answers. loop: the same tiles by themselves. stages, parts: of the total, as
     `Analysis.timings_s` has them. first: the first analysis, which loads and compiles. gemm_gflops: what matrix
-    products reach here, in 10⁹ operations a second: median over the rounds of the best of three. peak_mb: resident MiB
+    products reach here, in 10⁹ operations a second: median over the rounds of the best of three; None on a runtime that
+    runs nothing but what was built for it (TensorRT). peak_mb: resident MiB
     at most during the first analysis, beyond what was there before it: all of networks, compiling and analysing,
     without the volume and Python itself.
     """
@@ -62,7 +63,7 @@ class Speed:
     parts: Mapping[str, float]
     first: float
     networks: tuple[NetworkShare, ...]
-    gemm_gflops: float
+    gemm_gflops: float | None
     peak_mb: float
     analysis: Analysis
 
@@ -77,14 +78,14 @@ class Speed:
         return sum(share.gflop for share in self.networks)
 
     @property
-    def of_peak(self) -> float:
+    def of_peak(self) -> float | None:
         """Operations a second of the whole analysis, as a share of the GEMM peak."""
-        return self.gflop / self.total / self.gemm_gflops
+        return self.gflop / self.total / self.gemm_gflops if self.gemm_gflops else None
 
     @property
-    def loop_of_peak(self) -> float:
+    def loop_of_peak(self) -> float | None:
         """The same of the plain loop: what the runtime makes of the networks."""
-        return self.gflop / self.loop / self.gemm_gflops if self.loop else 0.0
+        return self.gflop / self.loop / self.gemm_gflops if self.gemm_gflops and self.loop else None
 
 
 @dataclass(eq=False)
@@ -114,7 +115,7 @@ def measure(
     watched.noting = True
     cascade.analyse(volume, patient)
     watched.noting = False
-    products = GemmProbe(runtime)
+    products = _probe(runtime)
     rounds = _Rounds()
     for index in range(runs):
         step(index, runs)
@@ -123,7 +124,8 @@ def measure(
         _analyse(cascade, volume, patient, rounds)
         if index % 2 == 0:
             _loop(watched.calls, rounds)
-        rounds.gemms.append(products.gflops())
+        if products is not None:
+            rounds.gemms.append(products.gflops())
     return _speed(bundle, watched.calls, rounds, analysis, first, (peak - before) / 2**20)
 
 
@@ -146,6 +148,11 @@ class GemmProbe:
             self._network.run(self._image)
             taken.append(time.perf_counter() - begun)
         return GEMM_FLOP / min(taken) / 1e9
+
+
+def _probe(runtime: Runtime) -> GemmProbe | None:
+    """None on TensorRT: it has a plan for the bundle's networks, for these products it has none."""
+    return None if runtime.name == "tensorrt" else GemmProbe(runtime)
 
 
 def _analyse(cascade: Cascade, volume: Volume, patient: PatientContext, rounds: _Rounds) -> None:
@@ -182,7 +189,7 @@ def _speed(
         parts={name: timings[name] for name in PARTS},
         first=first,
         networks=_shares(bundle, calls, rounds),
-        gemm_gflops=statistics.median(rounds.gemms),
+        gemm_gflops=statistics.median(rounds.gemms) if rounds.gemms else None,
         peak_mb=peak_mb,
         analysis=analysis,
     )
