@@ -60,10 +60,22 @@ def build(
     workspace: bytes of device memory that one layer may take for itself. tf32: float32 convolutions may use TF32.
     target: with TensorRT for RTX another GPU's architecture, such as SM80; then no GPU is needed.
     """
+    monitor = _Monitor(step)  # outlives everything below that knows it, as TensorRT asks
+    return _build(onnx, profile, workspace, tf32, timing_cache, monitor, target)
+
+
+def _build(
+    onnx: bytes,
+    profile: Profile,
+    workspace: int,
+    tf32: bool,
+    timing_cache: bytes,
+    monitor: _Monitor,
+    target: str | None,
+) -> Built:
     messages = _messages()
     builder: trt.Builder = trt.Builder(messages)
     parsed = _Parsed(builder, onnx, messages)
-    monitor = _Monitor(step)
     config = _configured(builder, workspace, tf32, timing_cache)
     config.progress_monitor = monitor
     _set_profile(builder, config, parsed.network, profile)

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import signal
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from engines.buildprocess import ChildBuild
-from engines.cli import app
-from engines.commands import building
 from tests.engines.bundle.test_parity import CASE, packed
 from tests.engines.runtime import networks
 
 pytestmark = pytest.mark.usefixtures("host_kernels_for_children")
-CHILD = "tests.engines.runtime.gpu.building_child"
-
-
-@pytest.fixture(autouse=True)
-def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The child works on a simulated GPU; signal handlers are put back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(building, "ChildBuild", functools.partial(ChildBuild, module=CHILD))
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+ROOT = Path(__file__).parents[4]
 
 
 def call(*arguments: Any) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["build", *map(str, arguments)], env={"COLUMNS": "200"})
-    return result.exit_code, result.stdout, result.stderr
+    """Exit status, stdout and stderr of `onescan-engines build`; its child works on a simulated GPU."""
+    command = [sys.executable, "-m", "tests.engines.runtime.gpu.building_command", "build", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_help_teaches() -> None:
