@@ -69,14 +69,23 @@ def axis_weights(
     voxel edge // 2, half a voxel beyond it where the edge is even (nnU-Net's `compute_gaussian`).
     """
     edge = min(size, n)
-    centre = (edge - 1) / 2 if peak == "middle" else edge // 2
-    bell = np.exp(-0.5 * ((np.arange(edge) - centre) / (_SIGMA * edge)) ** 2) if gaussian else np.ones(edge)
-    if not sum_to_one:
-        return np.tile(bell.astype(np.float32), (len(begins), 1))
+    if not sum_to_one:  # MONAI's bell is that of the whole tile, of which the region may be the middle
+        inside = _bell(size, gaussian, peak)[(size - edge) // 2 :][:edge]
+        return np.tile(inside.astype(np.float32), (len(begins), 1))
+    bell = _bell(edge, gaussian, peak)
     total = np.zeros(n)
     for begin in begins:
         total[begin : begin + edge] += bell
     return np.stack([bell / total[begin : begin + edge] for begin in begins]).astype(np.float32)
+
+
+def _bell(edge: int, gaussian: bool, peak: Peak) -> npt.NDArray[np.float64]:
+    """The weights of a tile's edge before they are normalised."""
+    if not gaussian:
+        return np.ones(edge)
+    centre = (edge - 1) / 2 if peak == "middle" else edge // 2
+    bell: npt.NDArray[np.float64] = np.exp(-0.5 * ((np.arange(edge) - centre) / (_SIGMA * edge)) ** 2)
+    return bell
 
 
 def tiles(

@@ -28,9 +28,9 @@ from engines.runtime.onnx import OnnxRuntime
 from engines.runtime.trust import INPUT, OUTPUT
 
 OPSET = 17
-KNOWN = ("UNet", "BasicUNet", "DynUNet", "SegResNet", "SegResNetDS", "VNet", "UNETR", "SwinUNETR")
-_ONE_SIZE = ("UNETR", "SwinUNETR")
-"""Transformers: their positions and windows are of one size of tile."""
+KNOWN = ("UNet", "BasicUNet", "DynUNet", "SegResNet", "SegResNetDS", "VNet", "UNETR")
+_ONE_SIZE = ("UNETR",)
+"""Transformers: their positions are of one size of tile. (torch 2.13 exports no SwinUNETR of MONAI 1.6.)"""
 _MODULE = "monai.networks.nets"
 _WRAPPERS = ("state_dict", "model", "network", "net")
 _AGREES_WITHIN = 1e-3

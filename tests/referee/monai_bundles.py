@@ -26,8 +26,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "SegResNetDS": {"init_filters": 8, "blocks_down": [1, 2, 2], "dsdepth": 2, "norm": "instance"},
     "VNet": {"dropout_prob_down": 0.2, "dropout_prob_up": [0.2, 0.2]},
     "UNETR": {"img_size": [48, 48, 32], "feature_size": 8, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4},
-    "SwinUNETR": {"feature_size": 12, "norm_name": "instance"},
 }  # fmt: skip
+
+TILE = (48, 48, 32)
 
 
 def scan(seed: int, shape: tuple[int, int, int] = (56, 60, 44)) -> tuple[np.ndarray, np.ndarray]:
@@ -98,14 +99,14 @@ METADATA = {
 
 def definition(kind: str) -> dict[str, Any]:
     """network_def of one of `NETWORKS`."""
-    common = {"in_channels": 1, "out_channels": 3} | ({} if kind == "SwinUNETR" else {"spatial_dims": 3})
+    common = {"in_channels": 1, "out_channels": 3} | {"spatial_dims": 3}
     return {"_target_": kind, **common, **NETWORKS[kind]}
 
 
 def train(kind: str, steps: int, seed: int = 0) -> torch.nn.Module:
     """A network that has learnt to tell the blobs, a little."""
     torch.manual_seed(seed)
-    tile = tile_of(kind)
+    tile = TILE
     arguments = {k: v for k, v in definition(kind).items() if not k.startswith("_")}
     network = getattr(nets, kind)(**arguments)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
@@ -122,11 +123,6 @@ def train(kind: str, steps: int, seed: int = 0) -> torch.nn.Module:
     return with_every_label(network.eval(), tile)
 
 
-def tile_of(kind: str) -> tuple[int, int, int]:
-    """roi_size that a network can be trained and run with."""
-    return (64, 64, 32) if kind == "SwinUNETR" else (48, 48, 32)
-
-
 def with_every_label(network: torch.nn.Module, tile: tuple[int, int, int]) -> torch.nn.Module:
     """The network with the last bias such that each label wins somewhere, however little it has learnt."""
     heads = [m for m in network.modules() if isinstance(m, torch.nn.Conv3d) and m.out_channels == 3]
@@ -140,9 +136,8 @@ def with_every_label(network: torch.nn.Module, tile: tuple[int, int, int]) -> to
             if (lead > 0).float().mean() < 0.03:
                 shift = -torch.quantile(lead, 0.94)
                 logits[label] += shift
-                for head in heads:
-                    assert head.bias is not None
-                    head.bias[label] += shift
+                assert heads[-1].bias is not None
+                heads[-1].bias[label] += shift
     return network
 
 
