@@ -76,15 +76,14 @@ class Hospital:
         taken = [r for r in self.stack.pacs.received if r.study_instance_uid == sent.uid and r.modality == "SR"]
         return list(dict.fromkeys(r.path for r in taken))
 
-    def settled(self, sent: Sent, revision: int | None = 1, patience_s: float = 120) -> dict[str, Any]:
-        """Wait until PACS and registry both have this revision (None: whichever has all slices); the box's view."""
+    def settled(self, sent: Sent, revision: int = 1, patience_s: float = 180) -> dict[str, Any]:
+        """Wait until PACS and registry both have this revision; the box's view."""
 
         def done() -> dict[str, Any] | None:
             view = self.view(sent)
             if not view or not view["acknowledged"] or view["objects_waiting"]:
                 return None
-            wanted = view["instances"] == len(sent.files) if revision is None else view["revision"] == revision
-            return view if wanted else None
+            return view if view["revision"] == revision else None
 
         try:
             found: dict[str, Any] = self.stack.wait_for(done, f"revision {revision} is delivered", patience_s)
@@ -100,22 +99,13 @@ class Hospital:
         assert len(self.reports(sent)) == 1
         assert not [r for r in self.stack.pacs.received if r.changed], "an object came again with other bytes"
 
-    def exactly_one_final_result(self, sent: Sent) -> None:
-        """The same, where a sender may have been away for longer than the quiet time: what was answered meanwhile is
-        superseded, by reference, and the one result that stands is of the whole study."""
-        results = self.results(sent)
-        assert [r["revision"] for r in results] == list(range(1, len(results) + 1))
-        assert [r["supersedes"] for r in results] == [None, *(r["result_id"] for r in results[:-1])]
-        assert results[-1]["slices"] == len(sent.files)
-        assert len(self.reports(sent)) == len(results)
-        assert not [r for r in self.stack.pacs.received if r.changed], "an object came again with other bytes"
-
 
 @pytest.fixture(scope="session")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     """Everything running, with the reference model active."""
     folder = tmp_path_factory.mktemp("onescan")
-    with OneScan(folder / "stack", Site(quiet_seconds=3.0)) as stack:
+    # Longer than a killed receiver and its sender are away, however busy the machine: what they left is then no study.
+    with OneScan(folder / "stack", Site(quiet_seconds=60.0)) as stack:
         yield Hospital(stack, folder)
 
 

@@ -63,8 +63,8 @@ def test_a_killed_role_loses_and_repeats_nothing(hospital: Hospital, role: str, 
     kill(hospital, role)
     if sender.wait(120):
         send_until_taken(hospital, sent)
-    hospital.settled(sent, revision=None)
-    hospital.exactly_one_final_result(sent)
+    hospital.settled(sent)
+    hospital.exactly_one_result(sent)
 
 
 @pytest.mark.timeout(900)
@@ -82,8 +82,8 @@ def test_kills_at_random_for_a_minute_lose_and_repeat_nothing(hospital: Hospital
         if sender.wait(120):
             send_until_taken(hospital, sent)
     for sent in studies:
-        hospital.settled(sent, revision=None, patience_s=240)
-        hospital.exactly_one_final_result(sent)
+        hospital.settled(sent, patience_s=240)
+        hospital.exactly_one_result(sent)
 
 
 def test_broker_down_for_the_whole_analysis_then_up(hospital: Hospital) -> None:
