@@ -44,6 +44,10 @@ class AnalyserConfig(_Section):
     runtime: Literal["auto", "tensorrt", "openvino", "onnx"] = Field(
         "auto", description="which runtime runs the networks"
     )
+    precision: Literal["auto", "fp32", "int8"] = Field(
+        "auto",
+        description="auto: bf16 where the CPU has it; int8: where a bundle brings int8 files and holds with them",
+    )
     threads: int = Field(0, ge=0, description="CPU threads for the networks; 0: all cores")
     memory_mb: int = Field(4096, ge=512, description="MiB that one analysis may use")
     deadline_s: float = Field(900.0, gt=0, description="s after which an analysis gives up visibly")

@@ -138,7 +138,9 @@ def study_reader(config: ApplianceConfig, journal: Journal, process: RoleProcess
     )
 
     def runtime(bundle: Bundle) -> Runtime:
-        choice = choose(settings.runtime, settings.threads, plans=config.plans, networks=bundle.networks)
+        choice = choose(
+            *(settings.runtime, settings.threads, settings.precision), plans=config.plans, networks=bundle.networks
+        )
         log.info("runtime chosen", extra={"runtime": choice.runtime.name, "why": choice.why})
         return choice.runtime
 
@@ -230,7 +232,7 @@ def run_updater(config: ApplianceConfig) -> None:
         time = TrustedTime(config.tuf / "time", clock)
         ca = IdentityFolder(config.identity).ca
         client = ReleaseClient(config.tuf, config.registry.tuf_url, config.bundles, Fetcher(ca_file=ca), time)
-        trial = trial_for(config.analyser.runtime, config.plans, config.analyser.memory_mb)
+        trial = trial_for(config.analyser.runtime, config.analyser.precision, config.plans, config.analyser.memory_mb)
 
         def tell(report: Report) -> None:
             journal.set_reported(reported_body(config, report, clock).model_dump_json())

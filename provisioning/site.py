@@ -228,7 +228,8 @@ registry:                     # from the central team
     sha256: "{zeros}"    # or `file: root.json`, beside this file
 
 analyser:
-  runtime: auto               # auto, openvino or onnx
+  runtime: auto               # auto, tensorrt, openvino or onnx
+  precision: auto             # auto, fp32 or int8 (where a bundle brings int8 files)
   memory_mb: 4096             # MiB for one analysis
   deadline_s: 900             # s after which an analysis gives up, visibly
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from appliance.update.trial import ChildTrial, Preference, Verdict
+from appliance.update.trial import ChildTrial, Precision, Preference, Verdict
 from engines.build import Outcome
 from engines.buildprocess import ChildBuild
 
@@ -50,11 +50,16 @@ class PlanTrial:
         return Verdict("failed", "golden case" if outcome.kind == "refused" else "engine", outcome.detail)
 
 
-def trial_for(preference: Preference, plans: Path, memory_mb: int) -> PlanTrial | ChildTrial:
+def trial_for(preference: Preference, precision: Precision, plans: Path, memory_mb: int) -> PlanTrial | ChildTrial:
     """How bundles are tried on this box. memory_mb: MiB that a trial or build may use."""
-    plain = ChildTrial(preference, memory_mb=memory_mb, plans=plans)
+    plain = ChildTrial(preference, memory_mb=memory_mb, precision=precision, plans=plans)
+    build = ChildBuild(plans, memory_mb, fp32=precision == "fp32")
     if preference == "tensorrt":
-        return PlanTrial(ChildBuild(plans, memory_mb), None)
-    if preference == "auto" and any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx")):
-        return PlanTrial(ChildBuild(plans, memory_mb), plain)
+        return PlanTrial(build, None)
+    if (
+        preference == "auto"
+        and precision != "int8"
+        and any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx"))
+    ):
+        return PlanTrial(build, plain)
     return plain

@@ -4,7 +4,7 @@ A network can crash its runtime, take all memory or hang. In a child none of tha
 the lowest priority, with a bound on its memory and a deadline, dies with its parent, and is ended when it is no longer
 wanted (a study has arrived). Its answer is one JSON object in a memory file, since native libraries print to stdout.
 
-    parent ── python -m appliance.update.trial FOLDER RUNTIME THREADS MEMORY_MB FD ──▶ child ── {"outcomes": [...]} ──▶
+    parent ── python -m appliance.update.trial FOLDER SETTINGS FD ──▶ child ── {"outcomes": [...]} ──▶
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from core.errors import BundleRefused, OneScanError
 
 Preference = Literal["auto", "tensorrt", "openvino", "onnx"]
+Precision = Literal["auto", "fp32", "int8"]
 _NICE = 19
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -45,30 +46,22 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ChildTrial:
-    """How golden cases are run. runtime, threads, plans: as `engines.runtime.choice.choose` takes them."""
+    """How golden cases are run. runtime, threads, precision, plans: as `engines.runtime.choice.choose` takes them."""
 
     runtime: Preference = "auto"
     threads: int = 1
     memory_mb: int = 4096  # MiB of private writable memory (RLIMIT_DATA, setrlimit(2))
     deadline_s: float = 1800.0
+    precision: Precision = "auto"
     plans: Path | None = None
 
     def run(self, folder: Path, wanted: Callable[[], bool] = lambda: True) -> Verdict:
         """Try the bundle in `folder`. Blocks until the child has ended."""
-        plans = [str(self.plans)] if self.plans else []
+        settings = json.dumps({**asdict(self), "plans": str(self.plans) if self.plans else None})
         answer = os.memfd_create("trial")  # unlike a pipe it can't fill up while nobody reads
         try:
             child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    __name__,
-                    str(folder),
-                    self.runtime,
-                    *map(str, self._bounds),
-                    str(answer),
-                    *plans,
-                ],
+                [sys.executable, "-m", __name__, str(folder), settings, str(answer)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(answer,),
                 start_new_session=True,
@@ -77,10 +70,6 @@ class ChildTrial:
             return ended or judge(child.returncode, os.pread(answer, _LARGEST_ANSWER, 0))
         finally:
             os.close(answer)
-
-    @property
-    def _bounds(self) -> tuple[int, int]:
-        return self.threads, self.memory_mb
 
     def _attend(self, child: subprocess.Popen[bytes], wanted: Callable[[], bool]) -> Verdict | None:
         """Wait for the child; end it at the deadline, when it is not wanted, and when we are ended ourselves."""
@@ -119,18 +108,18 @@ def judge(returncode: int, answer: bytes) -> Verdict:
     return Verdict("passed", "", f"{len(outcomes)} golden cases")
 
 
-def _child(folder: Path, runtime: Preference, threads: int, memory_mb: int, fd: int, plans: Path | None) -> int:
+def _child(folder: Path, trial: ChildTrial, fd: int) -> int:
     """The child: bounds first, heavy imports after."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(_NICE)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
+    resource.setrlimit(resource.RLIMIT_DATA, (trial.memory_mb << 20, trial.memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        answer: dict[str, Any] = {"outcomes": _outcomes(folder, runtime, threads, plans)}
+        answer: dict[str, Any] = {"outcomes": _outcomes(folder, trial)}
     except BundleRefused as error:
         answer = {"error": {"code": f"check {error.check}", "what": str(error)}}
     except MemoryError:
-        answer = {"error": {"code": "memory", "what": f"golden cases need more than {memory_mb} MiB"}}
+        answer = {"error": {"code": "memory", "what": f"golden cases need more than {trial.memory_mb} MiB"}}
     except (OneScanError, RuntimeError) as error:  # RuntimeError: what the native runtimes raise
         answer = {"error": {"code": "engine", "what": str(error)}}
     with os.fdopen(fd, "wb") as memory:
@@ -138,17 +127,21 @@ def _child(folder: Path, runtime: Preference, threads: int, memory_mb: int, fd: 
     return 0
 
 
-def _outcomes(folder: Path, runtime: Preference, threads: int, plans: Path | None) -> list[dict[str, Any]]:
+def _outcomes(folder: Path, trial: ChildTrial) -> list[dict[str, Any]]:
     from engines.bundle import open_bundle
     from engines.parity import run_golden
     from engines.runtime.choice import choose
 
     bundle = open_bundle(folder)
-    outcomes = run_golden(bundle, choose(runtime, threads, plans=plans, networks=bundle.networks).runtime)
+    choice = choose(trial.runtime, trial.threads, trial.precision, plans=trial.plans, networks=bundle.networks)
+    outcomes = run_golden(bundle, choice.runtime)
     return [{"case": o.case, "passed": bool(o.passed), "detail": o.detail} for o in outcomes]
 
 
+def _from_json(text: str) -> ChildTrial:
+    fields = json.loads(text)
+    return ChildTrial(**{**fields, "plans": Path(fields["plans"]) if fields["plans"] else None})
+
+
 if __name__ == "__main__":
-    said = sys.argv[1:]
-    where = Path(said[5]) if len(said) > 5 else None
-    sys.exit(_child(Path(said[0]), cast("Preference", said[1]), int(said[2]), int(said[3]), int(said[4]), where))
+    sys.exit(_child(Path(sys.argv[1]), _from_json(sys.argv[2]), int(sys.argv[3])))

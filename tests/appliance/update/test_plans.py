@@ -64,7 +64,7 @@ def test_where_any_runtime_will_do_the_bundle_is_tried_on_what_runs_instead(
 
 def test_a_box_that_must_use_a_gpu_and_has_none_refuses_and_says_why(good: Bundle, tmp_path: Path) -> None:
     """The real build child, on a machine without a GPU (or without pycuda)."""
-    trial = trial_for("tensorrt", tmp_path / "plans", 4096)
+    trial = trial_for("tensorrt", "auto", tmp_path / "plans", 4096)
     assert isinstance(trial, PlanTrial)
     if trial.run(good.folder).kind == "passed":
         pytest.skip("this machine has a GPU that builds plans")
@@ -75,10 +75,10 @@ def test_a_box_that_must_use_a_gpu_and_has_none_refuses_and_says_why(good: Bundl
 
 @pytest.mark.parametrize("preference", ["openvino", "onnx"])
 def test_a_box_that_was_told_a_cpu_runtime_builds_no_plans(tmp_path: Path, preference: str) -> None:
-    assert isinstance(trial_for(preference, tmp_path, 4096), ChildTrial)  # type: ignore[arg-type]
+    assert isinstance(trial_for(preference, "auto", tmp_path, 4096), ChildTrial)  # type: ignore[arg-type]
 
 
 def test_the_build_keeps_to_the_folder_and_memory_it_is_given(tmp_path: Path) -> None:
-    trial = trial_for("tensorrt", tmp_path / "plans", 2048)
+    trial = trial_for("tensorrt", "auto", tmp_path / "plans", 2048)
     assert isinstance(trial, PlanTrial)
     assert trial.build == ChildBuild(tmp_path / "plans", 2048)

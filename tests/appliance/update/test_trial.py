@@ -29,9 +29,11 @@ def _children() -> list[psutil.Process]:
     return [p for p in psutil.Process().children(recursive=True) if "appliance.update.trial" in " ".join(p.cmdline())]
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_a_working_bundle_passes_on_every_runtime(good: Bundle, runtime: Any) -> None:
-    verdict = ChildTrial(runtime, threads=1, memory_mb=4096, deadline_s=120).run(good.folder)
+@pytest.mark.parametrize(
+    ("runtime", "precision"), [("onnx", "auto"), ("openvino", "auto"), ("openvino", "fp32"), ("auto", "int8")]
+)
+def test_a_working_bundle_passes_on_every_runtime(good: Bundle, runtime: Any, precision: Any) -> None:
+    verdict = ChildTrial(runtime, threads=1, deadline_s=120, precision=precision).run(good.folder)
     assert verdict == Verdict("passed", "", "1 golden cases")
 
 
@@ -47,6 +49,12 @@ def test_a_damaged_bundle_fails_its_numbered_check(good: Bundle) -> None:
     blob.write_bytes(blob.read_bytes()[:-1] + b"\0")
     verdict = ChildTrial("onnx", deadline_s=120).run(good.folder)
     assert (verdict.kind, verdict.code) == ("failed", "check 5")
+
+
+def test_what_this_box_can_t_compute_in_fails_the_trial(good: Bundle) -> None:
+    verdict = ChildTrial("onnx", deadline_s=120, precision="int8").run(good.folder)
+    assert (verdict.kind, verdict.code) == ("failed", "engine")
+    assert "int8" in verdict.detail
 
 
 def test_more_memory_than_allowed_fails_the_trial_only(good: Bundle) -> None:
