@@ -53,6 +53,7 @@ class Site:
     institution: str = "Demo Hospital"
     ae_title: str = "ONESCAN"
     quiet_seconds: float = 10.0
+    max_attempts: int = 3
     modes: Mapping[str, str] = field(default_factory=lambda: {cancer.value: "research" for cancer in Cancer})
 
 
@@ -251,6 +252,7 @@ class OneScan:
                 "quiet_seconds": self.site.quiet_seconds,
                 "min_free_bytes": 64 << 20,
             },
+            "analyser": {"max_attempts": self.site.max_attempts},
             "modes": dict(self.site.modes),
             "pacs": [{"name": "pacs", "host": "127.0.0.1", "port": self.pacs.port, "ae_title": self.pacs.ae_title}],
             "registry": {

@@ -13,9 +13,11 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from core import durable
 from core.finding import Cancer
-from core.volume import Volume
+from core.volume import Geometry, Volume
 from engines import volumefile
 from engines.bundle import Bundle, Content, open_bundle, write_bundle
 from engines.calibration import choose_thresholds
@@ -153,7 +155,17 @@ def golden_input(seed: int, lesions: int) -> tuple[Patient, Volume]:
     """A patient with `lesions` lesions of 25 mm in lung and in liver; chest and upper abdomen, small enough to ship."""
     patient = sample_patient(seed, lung=lesions, liver=lesions, diameter_mm=25)
     volume, _ = render(patient, Scan((4.0, 2.0, 2.0), None, (180.0, 645.0), dose=30.0))
-    return patient, volume
+    return patient, without_air(volume)
+
+
+def without_air(volume: Volume, keep: int = 6) -> Volume:
+    """The rows of a volume that hold the body, and `keep` more on either side: noise in air does not compress."""
+    held = np.flatnonzero((volume.hu > -500).any(axis=(0, 2)))
+    first, last = max(0, int(held[0]) - keep), int(held[-1]) + 1 + keep
+    hu, old = np.ascontiguousarray(volume.hu[:, first:last]), volume.geometry
+    x, y, z = (float(v) for v in old.to_patient((0, first, 0)))
+    slices, rows, columns = hu.shape
+    return Volume(hu, Geometry((slices, rows, columns), old.spacing_mm, (x, y, z), old.axes))
 
 
 def golden_case(name: str, patient: Patient, analysis: Analysis) -> GoldenCase:

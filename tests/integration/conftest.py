@@ -104,8 +104,9 @@ class Hospital:
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     """Everything running, with the reference model active."""
     folder = tmp_path_factory.mktemp("onescan")
-    # Longer than a killed receiver and its sender are away, however busy the machine: what they left is then no study.
-    with OneScan(folder / "stack", Site(quiet_seconds=60.0)) as stack:
+    # quiet_seconds: longer than a killed receiver and its sender are away, however busy the machine: what they left is
+    # then no study. max_attempts: a minute of kills at random takes more from one study than any box ever will.
+    with OneScan(folder / "stack", Site(quiet_seconds=60.0, max_attempts=50)) as stack:
         yield Hospital(stack, folder)
 
 

@@ -65,6 +65,7 @@ def test_a_killed_role_loses_and_repeats_nothing(hospital: Hospital, role: str, 
         send_until_taken(hospital, sent)
     hospital.settled(sent)
     hospital.exactly_one_result(sent)
+    assert [r["slices"] for r in hospital.results(sent)] == [len(sent.files)]
 
 
 @pytest.mark.timeout(900)
@@ -84,6 +85,7 @@ def test_kills_at_random_for_a_minute_lose_and_repeat_nothing(hospital: Hospital
     for sent in studies:
         hospital.settled(sent, patience_s=240)
         hospital.exactly_one_result(sent)
+        assert [r["slices"] for r in hospital.results(sent)] == [len(sent.files)]
 
 
 def test_broker_down_for_the_whole_analysis_then_up(hospital: Hospital) -> None:
