@@ -2,7 +2,8 @@
 
 Whole scans, volume in memory → labels in memory: our bundle in fp32 and in the CPU's fastest precision, nnU-Net's own
 predictor, MONAI's sliding window, on the same weights with the same tiles, step, mirroring and threads. Each run is a
-process of its own; a round runs all, in changing order. Then the reference bundle's answers beside the plain loop over
+process of its own; a round runs all, in changing order. CPU time stands beside wall time: on a machine that does other
+things too it says more. Then the reference bundle's answers beside the plain loop over
 the same tiles and beside matrix products.
 
     make bench-engines ARGS="--runs 5 --peer-runs 2"
@@ -89,11 +90,12 @@ def _whole_scan(record: Record, scan: Scan, model: Path, bundle: Path, a: argpar
         for who in present if index % 2 == 0 else reversed(present):
             runs[who].append(_run(who, scan, model, bundle, a))
             last = runs[who][-1]
-            console.print(f"{scan.name}, round {index + 1}, {who}: {last['seconds']:.1f} s, {last['peak_mb']:.0f} MB")
+            console.print(f"{scan.name}, round {index + 1}, {who}: {json.dumps(last)}", soft_wrap=True)
     key = scan.name.replace("×", "x")
     for who, rows in runs.items():
         name, mirrored = f"{key}_{who.replace(' ', '_')}", "8 mirrored runs" if scan.mirror else "not mirrored"
         record.add(f"{name}_s", f"{scan.what}, {mirrored}: {who}", [r["seconds"] for r in rows], "s")
+        record.add(f"{name}_cpu_s", "  all threads' CPU time", [r["cpu_s"] for r in rows], "s")
         for part in rows[0]["parts"]:
             values = [r["parts"].get(part, 0.0) for r in rows]
             record.add(f"{name}_{part.split(',')[0].replace(' ', '_')}_s", f"  of it {part}", values, "s")
@@ -111,9 +113,11 @@ def _relations(
         precision = who.split()[1]
         pairs = list(zip(peer, runs[who], strict=False))  # of the same rounds
         speedup = [theirs["seconds"] / mine["seconds"] for theirs, mine in pairs]
+        work = [theirs["cpu_s"] / mine["cpu_s"] for theirs, mine in pairs]
         share = [mine["peak_mb"] / theirs["peak_mb"] for theirs, mine in pairs]
         prefix = "" if goals else f"{key}_"
         record.add(f"{prefix}nnunet_speedup_{precision}", f"nnU-Net's time ÷ {who}, {scan.what}", speedup, "×")
+        record.add(f"{prefix}nnunet_cpu_{precision}", f"nnU-Net's CPU time ÷ {who}'s, {scan.what}", work, "×")
         least = precision != "fp32" or len(ours) == 1
         name = f"{prefix}nnunet_memory_share" + ("" if least else "_fp32")
         record.add(name, f"peak memory of {who} ÷ nnU-Net's, {scan.what}", share, "×")

@@ -7,8 +7,9 @@
 
 `python -m bench.peers.NAME JOB.json` prints one line of JSON: `seconds` from HU volume in memory to labels in memory,
 on the volume's own grid, the first time in that process (ours reads and compiles its ONNX file within, the others have
-their weights before); `parts` of it; `peak_mb`, VmHWM of the process. Nothing is written meanwhile. job: model, bundle,
-volume (.npy, int16), spacing_mm, labels (where to write them afterwards), threads, mirror, precision.
+their weights before); `cpu_s`, what all its threads took; `parts` of the seconds; `peak_mb`, VmHWM of the process.
+Nothing is written meanwhile. job: model, bundle, volume (.npy, int16), spacing_mm, labels (where to write them
+afterwards), threads, mirror, precision.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ def run(
     job = json.loads(Path(sys.argv[1]).read_text())
     segment = prepare(job, np.load(job["volume"]))
     parts: dict[str, float] = {}
-    begun = time.perf_counter()
+    begun, busy = time.perf_counter(), time.process_time()
     labels = segment(parts)
-    seconds = time.perf_counter() - begun
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - busy
     peak = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
     np.save(job["labels"], labels)
-    print(json.dumps({"seconds": seconds, "parts": parts, "peak_mb": int(peak.split()[1]) / 1024}), flush=True)
+    print(
+        json.dumps({"seconds": seconds, "cpu_s": cpu, "parts": parts, "peak_mb": int(peak.split()[1]) / 1024}),
+        flush=True,
+    )
 
 
 class Parts:
