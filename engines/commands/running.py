@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from core import durable
 from core.errors import ConfigError
+from core.finding import Cancer
 from engines import archive, show
 from engines.commands.options import (
     REFERENCE,
@@ -155,12 +156,34 @@ def phantom(
         typer.Option(min=0.4, max=8, help="Pixel size in mm; larger is quicker. Default: 512 × 512."),
     ] = None,
     vendor: Annotated[str, typer.Option(help="Whose scanner the DICOM headers imitate.")] = "siemens",
+    count: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="This many torsos with all seven cancers, seeds from the first on, into a folder; resumable."
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="With --count: processes; 0: one a core.")] = 0,
+    cancer: Annotated[
+        list[Cancer] | None, typer.Option(help="With --count: everyone has this one; may be repeated. Default: drawn.")
+    ] = None,
+    healthy: Annotated[bool, typer.Option("--healthy", help="With --count: nobody has any.")] = False,
+    dicom: Annotated[bool, typer.Option("--dicom", help="With --count: DICOM with truth as SEG.")] = False,
+    shifted: Annotated[
+        bool, typer.Option("--shifted", help="With --count: kernels, bodies and lesions unlike.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the CT of a synthetic patient, with lesions that it tells you about.
+    """Make the CT of a synthetic patient, with lesions that it tells you about; or thousands (`--count`).
 
-    Examples: `onescan-engines phantom 7 study/` · `onescan-engines phantom 7 torso.npz --slice-mm 5`
+    Examples: `onescan-engines phantom 7 study/` · `onescan-engines phantom 7 torso.npz --slice-mm 5` ·
+    `onescan-engines phantom 100000 cohort/ --count 10000`
     """
+    if count is not None:
+        from engines.commands.people import Wish, make_people
+
+        wish = Wish(seed, count, jobs, tuple(cancer or ()), healthy, dicom, shifted, slice_mm, pixel_mm)
+        make_people(to, wish, as_json)
+        return
     from engines import volumefile
     from engines.phantom import Scan, render, sample_patient
     from engines.phantom.dicom import VENDORS, default_spacing_mm, write_series

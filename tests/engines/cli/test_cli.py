@@ -213,6 +213,18 @@ def test_phantom_writes_a_dicom_series(tmp_path: Path) -> None:
     assert "no vendor" in engines("phantom", 3, tmp_path / "x", "--vendor", "acme", status=1)
 
 
+def test_phantom_makes_a_cohort_of_torsos_and_goes_on_where_it_was_left(tmp_path: Path) -> None:
+    wish = ("--count", 2, "--cancer", "liver", "--jobs", 1, "--slice-mm", 10, "--pixel-mm", 6)
+    made = as_json("phantom", 40, tmp_path / "people", *wish)
+    assert made["made"] == 2
+    assert made["wanted"] == {"liver": 1}
+    assert (tmp_path / "people" / "0000041" / "record.json").is_file()
+    assert as_json("phantom", 40, tmp_path / "people", *wish)["made"] == 0
+    assert "other settings" in engines("phantom", 40, tmp_path / "people", "--count", 2, "--healthy", status=1)
+    assert "healthy" in engines("phantom", 40, tmp_path / "x", *wish, "--healthy", status=1)
+    assert "file" in engines("phantom", 40, tmp_path / "x.npz", *wish, status=1)
+
+
 def _cases(path: Path, digest: str | None) -> Path:
     """Lung scores of people with (0.7 and more) and without it (0.3 and less), a few the other way round."""
     rows = []

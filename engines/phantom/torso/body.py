@@ -1,0 +1,282 @@
+"""The outside of the torso: skin, fat, muscular wall, shoulders and arms, breasts; and the cavities inside.
+
+Template coordinates: x to the Left, y to Posterior, z up from the symphysis (0) past the diaphragm (about 395) to the
+lung apices (about 600), in mm, of a man of 1.75 m. Sizes follow common anatomy tables; nobody's scan was copied.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.phantom.shapes import Dome, Ellipsoid, Prism, Shape, Union
+from engines.phantom.torso.fields import Array, Field, Sheet, union
+from engines.phantom.torso.labels import Tissue
+from engines.phantom.torso.person import Person
+from engines.phantom.torso.strands import Strands
+from engines.phantom.torso.studio import Intensity, Spot, Studio, smooth_tube
+
+Knots = tuple[tuple[float, float, float, float], ...]
+FloatArray = Array | npt.NDArray[np.float64]
+SKIN_MM = 1.8
+# z, half width, half depth, centre y of the outside of the muscular wall
+TRUNK = (
+    (-90, 172, 96, 6), (0, 170, 98, 4), (60, 166, 97, 4), (100, 158, 95, 5), (150, 143, 94, 6), (200, 137, 95, 7),
+    (260, 137, 96, 7), (320, 142, 98, 5), (380, 147, 99, 1), (440, 150, 102, 1), (500, 148, 101, 3), (550, 140, 92, 8),
+    (590, 118, 74, 14), (615, 84, 63, 12), (640, 62, 58, 6), (700, 57, 58, 0),
+)  # fmt: skip
+# z, half width, half depth, centre y of the inside of the wall
+CAVITY = (
+    (-30, 20, 20, 22), (0, 50, 46, 8), (40, 64, 60, 0), (65, 78, 66, -6), (95, 98, 70, -9), (125, 111, 70, -9),
+    (160, 119, 71, -9), (220, 121, 72, -9), (280, 124, 75, -8), (340, 128, 80, -6), (390, 131, 85, -4),
+    (440, 132, 86, -3), (490, 127, 82, 0), (530, 113, 73, 6), (565, 88, 57, 13), (590, 62, 41, 20), (606, 34, 22, 24),
+    (614, 3, 3, 26),
+)  # fmt: skip
+
+
+def belly(person: Person, z: float) -> float:
+    """How far visceral fat pushes the wall out at template z, mm."""
+    return person.belly_mm * float(np.exp(-(((z - 185) / 105) ** 2)))
+
+
+def _grown_knots(person: Person, knots: Knots, fat: bool) -> Knots:
+    rows = []
+    for z, a, b, c in knots:
+        out = belly(person, z)
+        pad = person.fat_mm * (1.0 if z < 280 else max(1 - (z - 280) / 260, 0.45)) if fat else 0.0
+        rows.append(
+            (z, a + 0.45 * out + pad, b + 0.5 * out + 0.85 * pad, c - 0.5 * out + (0.1 * pad if z < 120 else 0))
+        )
+    return tuple(rows)
+
+
+def build_body(studio: Studio) -> None:
+    """Fields: wall, body, cavity, below, arms."""
+    person = studio.person
+    trunk = Prism(_grown_knots(person, TRUNK, False), 0.32)
+    shoulders = [s for side in (-1, 1) for s in _shoulder(side, person.arms_up, 0.0)]
+    wall = studio.field(Union((trunk, *shoulders), blend_mm=22), lumps_mm=1.2)
+    studio.fields["wall"] = wall
+    fat = 0.5 * person.fat_mm
+    outline: list[Shape] = [Prism(_grown_knots(person, TRUNK, True), 0.28)]
+    outline += [s for side in (-1, 1) for s in _shoulder(side, person.arms_up, fat + 2)]
+    body = studio.field(Union(tuple(outline), blend_mm=25), lumps_mm=1.5)
+    body = union(body, wall.grown(SKIN_MM + 1.5), blend_mm=6)
+    if person.sex == "F":
+        body = union(body, *(studio.field(b, lumps_mm=2) for b in breasts(person)), blend_mm=26)
+    else:
+        body = union(body, *(studio.field(b) for b in _male_chest(person)), blend_mm=14)
+    studio.fields["body"] = body
+    studio.fields["cavity"] = studio.field(Prism(_grown_knots(person, CAVITY, False), 0.3), lumps_mm=1.0)
+    rng, lift = person.rng(10), person.breath_mm
+    dome = Dome(
+        (404 + lift + float(rng.normal(0, 4)), -8, -70),
+        (390 + lift + float(rng.normal(0, 4)), -6, 72),
+        recess_mm=float(rng.uniform(82, 100)),
+    )
+    studio.fields["below"] = _saturated(studio, dome)
+
+
+def _saturated(studio: Studio, dome: Dome) -> Field:
+    """What is below the diaphragm, whose recesses end in a curve and not in a plane."""
+    z, y, x = studio.canvas.template
+    tops = []
+    for (tz, ty, tx), side in ((dome.right, -1), (dome.left, 1)):
+        lateral, back = (x - tx) * side, y - ty
+        drop = np.where(lateral > 0, (lateral / 58) ** 2 * (0.75 * dome.recess_mm), (lateral / 80) ** 2 * 16)
+        drop = drop + np.where(back > 0, (back / 78) ** 2 * dome.recess_mm, (back / 75) ** 2 * 38)
+        limit = 1.9 * dome.recess_mm
+        tops.append(tz - limit * (1 - np.exp(-drop / limit)))
+    values = (z - np.maximum(*tops)) * np.float32(0.65) - 1.5 * studio.canvas.lumps
+    return studio.canvas.constant(np.minimum(values, 60).astype(np.float32))
+
+
+def _shoulder(side: int, arms_up: bool, pad: float) -> list[Shape]:
+    """Shoulder and arm of one side, and the muscles at the side of the chest."""
+    lat = smooth_tube(
+        [(400, 30, side * 128), (470, 42, side * 132), (540, 34, side * 140)], [20 + pad, 32 + pad, 40 + pad]
+    )
+    if arms_up:
+        arm = smooth_tube(
+            [(540, 30, side * 140), (590, 22, side * 165), (640, -8, side * 180), (720, -30, side * 190)],
+            [42 + pad, 46 + pad, 46 + pad, 42 + pad],
+        )
+    else:
+        arm = smooth_tube(
+            [(560, 22, side * 150), (585, 18, side * 180), (500, 24, side * 222), (300, 30, side * 238),
+             (150, 0, side * 236), (-80, -15, side * 225)],
+            [44 + pad, 48 + pad, 44 + pad, 36 + pad, 36 + pad, 26 + pad],
+        )  # fmt: skip
+    return [lat, arm]
+
+
+def breasts(person: Person, inside_mm: float = 0.0) -> tuple[Ellipsoid, ...]:
+    """The two breasts of a woman lying on her back, template mm; smaller by `inside_mm`."""
+    rng = person.rng(11)
+    size = min(float(np.exp(rng.normal(0, 0.14))) * (0.82 + person.fat_mm / 110), 1.3)
+    front = -101 - 0.5 * person.fat_mm
+    return tuple(
+        Ellipsoid(
+            (470.0, front + 8, side * (80.0 + 8 * size)),
+            (60 * size - inside_mm, 27 * size - inside_mm, 68 * size - inside_mm),
+            (side * 0.42, 0.0, 0.0),
+        )
+        for side in (-1, 1)
+    )
+
+
+def _male_chest(person: Person) -> tuple[Ellipsoid, ...]:
+    front = -98 - 0.45 * person.fat_mm
+    return tuple(Ellipsoid((478.0, front, side * 75.0), (55, 10 + 0.2 * person.fat_mm, 55)) for side in (-1, 1))
+
+
+def streaky_muscle(person: Person, shift: float = 0.0) -> Intensity:
+    """Muscle with streaks of fat: the older and the weaker, the more."""
+
+    def colour(spot: Spot) -> Array:
+        streaks = np.clip(
+            (spot.grain(shift) * 0.45 + spot.mottle(shift + 5) * 0.3 - 0.75 + 0.6 * person.sarcopenia), 0, 1
+        )
+        return np.asarray(
+            person.hu.muscle - 4 * person.sarcopenia + streaks * (person.hu.fat - person.hu.muscle) * 0.4, np.float32
+        )
+
+    return colour
+
+
+def paint_body(studio: Studio) -> None:
+    """Skin, subcutaneous fat with septa, muscles with the fat between them, the fat inside."""
+    person, f = studio.person, studio.fields
+
+    def fat(spot: Spot) -> Array:
+        septa = np.clip(spot.mottle(11) - 1.5, 0, 1) * 30
+        return np.asarray(person.hu.fat + septa, np.float32)
+
+    studio.paint(f["body"], 15.0, Tissue.SKIN)
+    studio.paint(f["body"].grown(-SKIN_MM), fat, Tissue.FAT)
+    studio.paint(f["wall"], streaky_muscle(person), Tissue.MUSCLE)
+    _muscle_planes(studio)
+    studio.paint(f["cavity"], _visceral_fat(person), Tissue.FAT)
+
+
+def _visceral_fat(person: Person) -> Intensity:
+    def colour(spot: Spot) -> Array:
+        strands = np.clip(np.abs(spot.grain(21)) * -6 + 1, 0, 1) * 38 + np.clip(spot.mottle(23) - 1.2, 0, 1) * 25
+        return np.asarray(person.hu.fat - 2 + strands, np.float32)
+
+    return colour
+
+
+def _sheet(studio: Studio, surface: FloatArray, half_mm: float, keep: FloatArray) -> Sheet:
+    """A thin sheet along the zero level of `surface` where `keep` is negative, over the whole lattice."""
+    whole = studio.canvas.constant
+    return Sheet(whole(surface.astype(np.float32)), whole(keep.astype(np.float32)), half_mm)
+
+
+def _muscle_planes(studio: Studio) -> None:
+    """Fat between muscles: flank layers, linea alba, back, gluteal planes, pectorals, armpits."""
+    person, f = studio.person, studio.fields
+    whole = tuple(slice(0, n) for n in studio.canvas.lattice.shape)
+    box = (whole[0], whole[1], whole[2])
+    wall, cavity = f["wall"].on(box), f["cavity"].on(box)
+    z, y, x = studio.canvas.template
+    lumps = studio.canvas.small_lumps
+    inside = np.maximum(wall + 1.5, 1.5 - cavity)
+    thick = 0.7 + 0.8 * person.sarcopenia + 0.2 * max(person.habitus, 0)
+    share = cavity / np.maximum(cavity - wall, 1)
+    flank = np.maximum.reduce([np.abs(y) - 52, 75 - np.abs(x), 115 - z, z - 330, inside])
+    depth = np.maximum(cavity - wall, 6)
+    hu = person.hu.fat + 25
+    for level in (0.36, 0.68):
+        studio.paint(_sheet(studio, (share - level) * depth + lumps, thick, flank), hu, Tissue.FAT)
+    front = np.maximum.reduce([y + 48, 90 - z, z - 390, inside])
+    studio.paint(_sheet(studio, np.abs(x) - (60 + 0.2 * person.belly_mm) + 3 * lumps, 4.0, front), hu, Tissue.FAT)
+    studio.paint(_sheet(studio, x + lumps, 2.5, front), hu, Tissue.FAT)
+    back = np.maximum.reduce([38 - y, 90 - z, z - 600, inside, np.abs(x) - 95])
+    studio.paint(
+        _sheet(studio, np.abs(x) - 8 - 0.25 * np.maximum(96 - y, 0) + 3 * lumps, 1.2 + thick, np.maximum(back, 72 - y)),
+        hu,
+        Tissue.FAT,
+    )
+    studio.paint(_sheet(studio, np.abs(x) - 60 + 6 * lumps, 1.0 + thick, back), hu, Tissue.FAT)
+    gluteal = np.maximum.reduce([18 - y, z - 135, inside - 1, 40 - np.abs(x)])
+    studio.paint(_sheet(studio, wall + 30 + 0.06 * z + 5 * lumps, 1.6 + thick, gluteal), hu, Tissue.FAT)
+    studio.paint(
+        _sheet(studio, wall + 52 + 0.1 * z + 5 * lumps, 1.2 + thick, np.maximum(gluteal, z - 110)), hu, Tissue.FAT
+    )
+    chest = np.maximum.reduce([y + 35, 465 - z, z - 590, 12 - np.abs(x), np.abs(x) - 150, wall + 1.5])
+    studio.paint(_sheet(studio, wall + 11 + 3 * lumps, 1.0 + thick, chest), hu, Tissue.FAT)
+    side = np.maximum.reduce([np.abs(y - 25) - 60, 430 - z, z - 600, 100 - np.abs(x), wall + 2, 3 - cavity])
+    studio.paint(_sheet(studio, wall + 20 + 5 * lumps, 1.2 + thick, side), hu, Tissue.FAT)
+    armpits = [
+        studio.field(smooth_tube([(500, -8, s * 140), (545, 2, s * 132), (580, 2, s * 112)], [6, 15, 11]), 4.0, 2.0)
+        for s in (-1, 1)
+    ]
+    studio.paint(union(*armpits), person.hu.fat, Tissue.FAT)
+    _pelvic_fat(studio)
+    neck = [
+        studio.field(smooth_tube([(592, -28, s * 60), (612, -5, s * 58), (640, 12, s * 44)], [11, 14, 9]), 4.0, 2.0)
+        for s in (-1, 1)
+    ]
+    studio.paint(union(*neck), person.hu.fat + 8, Tissue.FAT)
+
+
+def _pelvic_fat(studio: Studio) -> None:
+    """Groins, the fossae beside the rectum, the cleft, and the fat between the muscles around the hip."""
+    hu = studio.person.hu.fat + 8
+    parts, thin = [], 1.5 + 2.0 * studio.person.sarcopenia + 0.8 * max(studio.person.habitus, 0)
+    for s in (-1, 1):
+        groin = [(70, -52, s * 66), (35, -62, s * 68), (5, -68, s * 68), (-70, -70, s * 62)]
+        parts.append(studio.field(smooth_tube(groin, [7, 13, 15, 17]), 4.0, 2.5))
+        parts.append(
+            studio.field(smooth_tube([(30, 50, s * 40), (0, 52, s * 34), (-30, 56, s * 24)], [7, 13, 13]), 3.0, 2.0)
+        )
+        between = [
+            [(60, -28, s * 122), (25, -44, s * 112), (-20, -50, s * 112), (-80, -50, s * 112)],
+            [(45, 30, s * 130), (15, 42, s * 112), (-10, 44, s * 104), (-80, 40, s * 118)],
+            [(30, -24, s * 60), (-10, -30, s * 72), (-75, -10, s * 84)],
+            [(10, -44, s * 32), (-40, -30, s * 50), (-85, -15, s * 50)],
+        ]
+        parts += [
+            studio.field(smooth_tube(line, [thin, thin + 3, thin + 4, thin + 4][: len(line)]), 4.0, 3.0)
+            for line in between
+        ]
+    parts.append(
+        studio.field(smooth_tube([(60, 106, 0), (20, 100, 0), (-30, 84, 0), (-80, 70, 0)], [3, 8, 12, 14]), 1.5, 1.0)
+    )
+    studio.paint(union(*parts).within(studio.fields["body"].grown(-3)), hu, Tissue.FAT)
+
+
+def muscles_inside(studio: Studio) -> None:
+    """Psoas, iliacus, quadratus lumborum, the diaphragm's crura and leaf: over the fat inside."""
+    person = studio.person
+    weak = 1 - 0.3 * person.sarcopenia
+    rng = person.rng(12)
+    colour = streaky_muscle(person, 31)
+    parts = []
+    for side in (-1, 1):
+        psoas = studio.jitter(
+            rng,
+            [
+                (272, 44, side * 22),
+                (215, 40, side * 34),
+                (160, 36, side * 43),
+                (100, 14, side * 58),
+                (30, -28, side * 78),
+            ],
+            2,
+        )
+        parts.append(studio.field(smooth_tube(psoas, [7, 15 * weak, 20 * weak, 19 * weak, 14])))
+        iliacus = studio.jitter(rng, [(150, 22, side * 92), (110, 20, side * 84), (60, -8, side * 84)], 2)
+        parts.append(studio.field(smooth_tube(iliacus, [8, 14 * weak, 14])))
+        quadratus = [(262, 62, side * 52), (205, 58, side * 66), (160, 58, side * 74)]
+        parts.append(studio.field(smooth_tube(quadratus, [8, 11, 12])))
+    studio.paint(union(*parts), colour, Tissue.MUSCLE)
+    crura: Strands = studio.thin(
+        ([(388, 26, -14), (330, 34, -15), (265, 26, -17), (232, 24, -16)], [4, 7, 6, 2.5]),
+        ([(388, 26, 22), (330, 34, 20), (265, 28, 17), (240, 26, 15)], [4, 6, 5, 2.5]),
+    )
+    studio.paint(crura, person.hu.muscle - 4, Tissue.MUSCLE)
+    below, cavity = studio.fields["below"], studio.fields["cavity"]
+    leaf = studio.canvas.constant(np.maximum(np.abs(below.values + 0.4) - 1.6, cavity.on(below.where) - 1.0))
+    studio.paint(leaf, person.hu.muscle - 6, Tissue.MUSCLE)
