@@ -50,7 +50,7 @@ def build_abdomen(studio: Studio) -> None:
 def _liver(studio: Studio, lift: float, kidneys: Field) -> None:
     person, f = studio.person, studio.fields
     rng = person.rng(41)
-    size = float(np.exp(rng.normal(0, 0.05))) * (1.05 if person.steatosis else 1.0)
+    size = 1.02 * float(np.exp(rng.normal(0, 0.05))) * (1.04 if person.steatosis else 1.0)
     right = Ellipsoid((322 + lift, 2, -76), (88 * size, 78 * size, 66 * size), (0.0, 0.0, 0.1))
     lobe = float(rng.uniform(0.8, 1.2))
     left = Ellipsoid((350 + lift, -44, 12), (33 * lobe, 42, 62 * lobe), (-0.25, 0.12, 0.0))
@@ -88,7 +88,7 @@ def _spleen(studio: Studio, lift: float, kidneys: Field) -> Field:
     rng = studio.person.rng(42)
     size = float(np.exp(rng.normal(0, 0.1)))
     c = studio.jitter(rng, [(342 + lift, 36, 100)], 4)[0]
-    whole = studio.field(Ellipsoid(c, (65 * size, 55 * size, 38 * size), (0.55, 0.35, 0.0)), 2.5, 1.0)
+    whole = studio.field(Ellipsoid(c, (66 * size, 57 * size, 40 * size), (0.55, 0.35, 0.0)), 2.5, 1.0)
     hollow = studio.field(Ellipsoid((c[0] - 4, c[1] - 30, c[2] - 40), (46, 40, 28), (0.5, 0.0, 0.0)), 2.0)
     return whole.within(studio.fields["space"].grown(-0.5)).without(hollow, kidneys.grown(4))
 
@@ -196,11 +196,8 @@ def _adrenals(studio: Studio) -> None:
     for s, z in ((-1, 312), (1, 316)):
         x = s * (32 if s < 0 else 36)
         top = (z, 32.0, x)
-        limbs += [
-            ([top, (z - 12, 44, x + s * 9)], [2.8, 2.0]),
-            ([top, (z - 12, 48, x + s * 0.5)], [2.8, 2.0]),
-            ([(z + 6, 24, x - s * 3), top], [2.4, 2.8]),
-        ]
+        outer, inner = (z - 16, 46, x + s * 10), (z - 16, 51, x + s * 0.5)
+        limbs += [([top, outer], [3.8, 3.0]), ([top, inner], [3.8, 3.0]), ([(z + 9, 22, x - s * 4), top], [3.2, 4.0])]
     studio.paint(studio.thin(*limbs, smooth=1), studio.person.hu.kidney - 8, Tissue.ADRENAL, 0.4)
 
 

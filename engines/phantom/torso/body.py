@@ -126,8 +126,11 @@ def breasts(person: Person, inside_mm: float = 0.0) -> tuple[Ellipsoid, ...]:
 
 
 def _male_chest(person: Person) -> tuple[Ellipsoid, ...]:
-    front = -98 - 0.45 * person.fat_mm
-    return tuple(Ellipsoid((478.0, front, side * 75.0), (55, 10 + 0.2 * person.fat_mm, 55)) for side in (-1, 1))
+    front = -96 - 0.45 * person.fat_mm
+    depth = 8 + 0.2 * person.fat_mm
+    return tuple(
+        Ellipsoid((478.0, front + 4, side * 70.0), (48, depth, 46), (side * 0.3, 0.0, 0.0)) for side in (-1, 1)
+    )
 
 
 def streaky_muscle(person: Person, shift: float = 0.0) -> Intensity:

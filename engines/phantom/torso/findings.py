@@ -24,7 +24,10 @@ class Surgeon:
         self.taken: list[tuple[Centre, float]] = [(np.asarray(f.centre), f.diameter_mm) for f in studio.findings]
 
     def place(self, organ: Field, diameter: float, depth_mm: float, near: Centre | None = None) -> Centre | None:
-        """A position in `organ`, clear of other findings; the nearest to `near` of some, if given."""
+        """A position in `organ`, clear of other findings; the nearest to `near` of some, if given.
+
+        Where there is no room the organ's deepest point, and None only without an organ.
+        """
         for depth in (depth_mm, 0.6 * depth_mm, 0.3 * depth_mm, 0.0):
             points = organ.points(self.rng, 40, depth)
             if near is not None and len(points):
@@ -32,7 +35,11 @@ class Surgeon:
             for point in points:
                 if all(np.linalg.norm(point - c) > 0.55 * (d + diameter) + 3 for c, d in self.taken):
                     return np.asarray(point)
-        return None
+        if not (organ.values < 0).any():
+            return None
+        deepest = np.asarray(np.unravel_index(int(np.argmin(organ.values)), organ.values.shape))
+        start = np.asarray([w.start for w in organ.where])
+        return np.asarray(np.asarray(organ.lattice.origin) + organ.lattice.pitch * (deepest + start))
 
     def lump(
         self,
@@ -115,7 +122,12 @@ class Surgeon:
         diameter: float | None = None,
         signs: tuple[str, ...] | None = None,
     ) -> int:
-        """Paint a finding (and `more` of the same) and remember it; its number comes back."""
+        """Paint a finding (and `more` of the same) and remember it; its number comes back.
+
+        A shape of which clipping left nothing is no finding: 0.
+        """
+        if isinstance(shape, Field) and not (shape.values < -0.2).any():
+            return 0
         number = len(self.studio.findings) + 1
         for part in (*more, shape):
             self.studio.paint(part, hu, tissue, soft_mm, number, opacity)

@@ -86,9 +86,9 @@ def _liver(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
     elif plan.kind == "liver haemangioma":
         value = hu.blood - 1
         shape = surgeon.lump(at, plan.diameter_mm, 0.2, inside=inside)
-        surgeon.add(plan, shape, value, at, mean_hu=value, around_hu=hu.liver, tissue=Tissue.LIVER)
-        if plan.diameter_mm > 25:
-            studio.paint(surgeon.lump(at, 0.3 * plan.diameter_mm, 0.3), 20.0, None, 1.0, len(studio.findings))
+        added = surgeon.add(plan, shape, value, at, mean_hu=value, around_hu=hu.liver, tissue=Tissue.LIVER)
+        if added and plan.diameter_mm > 25:
+            studio.paint(surgeon.lump(at, 0.3 * plan.diameter_mm, 0.3), 20.0, None, 1.0, added)
     else:
         value = float(surgeon.rng.uniform(250, 700))
         surgeon.add(
@@ -104,10 +104,11 @@ def _liver(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
 
 def _kidney(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
     kidney = studio.fields["kidney-1" if plan.at < 0.5 else "kidney1"]
-    at = surgeon.place(Field(np.abs(kidney.values) - 3, kidney.lattice, kidney.where), plan.diameter_mm, 0.0)
+    rim = np.maximum(np.abs(kidney.values) - 3, studio.fields["space"].on(kidney.where) + 4)
+    at = surgeon.place(Field(rim, kidney.lattice, kidney.where), plan.diameter_mm, 0.0)
     if at is None:
         return
-    keep_out = [studio.fields[k].grown(1) for k in ("liver", "spleen", "spine", "colon", "wall") if k != "wall"]
+    keep_out = [studio.fields[k].grown(1) for k in ("liver", "spleen", "spine", "colon")]
     shape = surgeon.lump(at, plan.diameter_mm, 0.02, inside=[studio.fields["space"]], outside=keep_out)
     value = float(surgeon.rng.uniform(0, 10))
     surgeon.add(plan, shape, value, at, mean_hu=value, around_hu=studio.person.hu.kidney, tissue=Tissue.KIDNEY)
@@ -188,7 +189,7 @@ def _stomach(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
     at = studio.person.to_patient([(404, 12, 18)])[0]
     keep_out = [f[k].grown(1.0) for k in ("aorta", "spine", "heart", "veins")]
     pouch = surgeon.lump(at, d, 0.1, outside=keep_out)
-    surgeon.add(
+    number = surgeon.add(
         plan,
         pouch,
         studio.person.hu.wall,
@@ -197,13 +198,15 @@ def _stomach(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
         around_hu=studio.person.hu.fat,
         tissue=Tissue.STOMACH,
     )
+    if not number:
+        return
     inner = pouch.grown(-3.5)
     studio.paint(
         inner,
         filled(studio, pouch, float(surgeon.rng.uniform(0.2, 0.7)), 18, 5, 105),
         Tissue.STOMACH,
         0.4,
-        len(studio.findings),
+        number,
     )
 
 
@@ -217,10 +220,8 @@ def _colon(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
     at = centre + direction * (rows[i, 3] * studio.person.mean_scale + 0.2 * plan.diameter_mm)
     hu = studio.person.hu
     shape = surgeon.lump(at, plan.diameter_mm, 0.03)
-    surgeon.add(plan, shape, hu.wall, at, mean_hu=hu.wall, around_hu=hu.fat, tissue=Tissue.COLON)
-    studio.paint(
-        shape.grown(-1.4), -750.0 if surgeon.rng.random() < 0.7 else 40.0, Tissue.COLON, 0.4, len(studio.findings)
-    )
+    number = surgeon.add(plan, shape, hu.wall, at, mean_hu=hu.wall, around_hu=hu.fat, tissue=Tissue.COLON)
+    studio.paint(shape.grown(-1.4), -750.0 if surgeon.rng.random() < 0.7 else 40.0, Tissue.COLON, 0.4, number)
 
 
 def _stone(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:

@@ -158,7 +158,7 @@ def _body(seed: int, rng: np.random.Generator, habitus_mean: float, sex: str | N
     habitus = float(np.clip(rng.normal(habitus_mean, 1), -2, 2.6))
     age = int(rng.integers(30, 90))
     stature = height / 1.75
-    girth = 0.965 + 0.03 * habitus - (0.03 if female else 0)
+    girth = 1.06 + 0.03 * habitus - (0.06 if female else 0)
     steatosis = bool(rng.random() < 0.2 + 0.08 * max(habitus, 0))
     old = np.clip((age - 45) / 45, 0, 1)
     return Person(
@@ -172,8 +172,8 @@ def _body(seed: int, rng: np.random.Generator, habitus_mean: float, sex: str | N
             girth * float(rng.normal(1, 0.025)),
             girth * float(rng.normal(1, 0.02)) * stature**0.3,
         ),
-        fat_mm=float(np.clip(14 + 8 * habitus + (6 if female else 0) + rng.normal(0, 3), 4, 52)),
-        belly_mm=float(np.clip(10 + 11 * habitus - (5 if female else 0) + 6 * old + rng.normal(0, 4), -8, 52)),
+        fat_mm=float(np.clip(17 + 8 * habitus + (6 if female else 0) + rng.normal(0, 3), 4, 52)),
+        belly_mm=float(np.clip(13 + 11 * habitus - (5 if female else 0) + 6 * old + rng.normal(0, 4), -8, 52)),
         breath_mm=float(np.clip(rng.normal(0, 9), -18, 22)),
         steatosis=steatosis,
         pancreas_fat=float(
@@ -274,10 +274,15 @@ _SITE = {
 _TIMES = {"liver cyst": 3, "lung granuloma": 3, "kidney cyst": 3, "lymph nodes": 7, "diverticula": 6, "gallstones": 3}
 
 
+def site_of(kind: str) -> str:
+    """Where a look-alike of this kind is."""
+    return _SITE[kind.split()[0]]
+
+
 def _lookalikes(rng: np.random.Generator, person: Person) -> list[Plan]:
     plans = []
     for kind, (chance, low, high) in difficulty.LOOKALIKES.items():
-        site = _SITE[kind.split()[0]]
+        site = site_of(kind)
         hit = rng.random() < chance
         count = int(rng.integers(1, _TIMES.get(kind, 1) + 1))
         if not hit or ((site == "breast") and (kind == "gynaecomastia") != (person.sex == "M")):

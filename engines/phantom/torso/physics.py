@@ -43,6 +43,9 @@ RESPONSE: dict[Kernel, Response] = {
 }
 
 
+_USUAL_PIXEL_MM = 0.75
+
+
 class SliceFilter:
     """Edge response and noise for slices of one size. Deterministic: the noise is that of the generator given."""
 
@@ -58,9 +61,11 @@ class SliceFilter:
             np.float32
         )
         power = np.sqrt(f2) * np.exp(-f2 / (2 * r.peak_per_mm**2))
-        # Finer pixels see the whole spectrum, coarser ones its average: sd 1 stands for a pixel of 0.75 mm.
-        fine = np.linspace(0, 4 * r.peak_per_mm, 400)
-        whole = float(np.trapezoid(2 * np.pi * fine**2 * np.exp(-(fine**2) / (2 * r.peak_per_mm**2)), fine))
+        # A pixel of 0.75 mm has the noise of `slice_sd`; finer ones see more of the spectrum, coarser ones less.
+        side = np.fft.fftfreq(256, _USUAL_PIXEL_MM)
+        usual2 = side[:, None] ** 2 + side[None, :] ** 2
+        seen = np.sqrt(usual2) * np.exp(-usual2 / (2 * r.peak_per_mm**2))
+        whole = float(seen.mean()) / _USUAL_PIXEL_MM**2
         pixel = np.sinc(fy * spacing_yx_mm[0]) ** 2 * np.sinc(fx * spacing_yx_mm[1]) ** 2
         density = power * (pixel if max(spacing_yx_mm) > 1.0 else 1.0) / whole
         self._noise = np.sqrt(density / (spacing_yx_mm[0] * spacing_yx_mm[1])).astype(np.float32)

@@ -110,8 +110,11 @@ def grow_tree(rng: np.random.Generator, root: npt.ArrayLike, goals: Points, firs
     nodes[0], parent, count = start, [-1], 1
     for goal in goals:
         gaps = np.linalg.norm(nodes[:count] - goal, axis=1)
-        # Branches leave forwards: a joint farther from the root than the goal would send blood back.
-        gaps = gaps + np.where(np.linalg.norm(nodes[:count] - start, axis=1) > np.linalg.norm(goal - start), 15, 0)
+        # Branches leave forwards: a joint that would turn the flow back is as good as farther away.
+        ahead, grown = goal - nodes[:count], nodes[:count] - start
+        turn = (ahead * grown).sum(axis=1) / np.maximum(np.linalg.norm(grown, axis=1) * gaps, 1e-6)
+        turn[0] = 0.5
+        gaps = gaps * (1.6 - 0.8 * turn)
         near = int(np.argmin(gaps))
         if gaps[near] < 4:
             continue

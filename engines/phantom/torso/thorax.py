@@ -235,11 +235,11 @@ def _lung_trees(studio: Studio) -> None:
         rng, lung = person.rng(33, side + 1), f[f"lung{side}"]
         root = person.to_patient([(480, 14, side * 46)])[0]
         goals = lung.points(rng, 300, 4.0)
-        arteries = grow_tree(rng, root, goals, 7.5, 0.82)
+        arteries = grow_tree(rng, root, goals, 8.0, 0.9)
         low = person.to_patient([(460, 10, side * 42)])[0]
-        veins = grow_tree(rng, low, lung.points(rng, 170, 5.0), 6.5, 0.82)
-        bronchi = grow_tree(rng, person.to_patient([(477, 17, side * 46)])[0], lung.points(rng, 22, 20.0), 4.2, 1.1)
+        veins = grow_tree(rng, low, lung.points(rng, 170, 5.0), 7.0, 0.9)
+        bronchi = grow_tree(rng, person.to_patient([(477, 17, side * 46)])[0], lung.points(rng, 16, 22.0), 4.2, 1.1)
         for tree in (arteries, veins):
             studio.paint(tree, person.hu.blood - 6, None, 0.2)
-        studio.paint(bronchi.grown(0.9), -180.0, None, 0.3)
+        studio.paint(bronchi.grown(0.7), -250.0, None, 0.3)
         studio.paint(bronchi, -960.0, Tissue.AIRWAY, 0.2)
