@@ -22,7 +22,19 @@ from bench import phantom_real as real
 from bench.phantom_pictures import LUNG, SOFT, outlined, plot, sheet, sized, window
 from bench.record import Goal, Record
 from core.finding import Cancer
-from engines.phantom.torso import Kernel, Rendered, Scan, Tissue, Torso, build, render, sample_person
+from engines.evaluation.baseline import marks_mm, tune
+from engines.phantom.torso import (
+    Kernel,
+    Rendered,
+    Scan,
+    Tissue,
+    Torso,
+    build,
+    organ_mask,
+    render,
+    sample_person,
+    sample_scan,
+)
 from engines.phantom.torso.dicom import default_scan, write_study
 from engines.phantom.torso.difficulty import SUBTYPES
 
@@ -42,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", type=int, default=24)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--baseline", type=int, default=0, help="people with, and twice as many without, all cancers")
     parser.add_argument("--no-pictures", action="store_true")
     given = parser.parse_args()
     record = Record(
@@ -53,6 +66,8 @@ def main() -> None:
     organs(record, given.people)
     if real.DATA.is_dir():
         noise(record)
+    if given.baseline:
+        baseline(record, given.baseline)
     if not given.no_pictures:
         pictures()
     record.finish()
@@ -129,6 +144,28 @@ def _measured(hu: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_], voxel_mm
     return float(mask.sum()) * voxel_mm3 / 1000, float(values.mean()), float(values.std())
 
 
+def baseline(record: Record, people: int) -> None:
+    """Sensitivity of the threshold detector at no false alarm, chosen and judged on the same people: its upper limit.
+
+    Everybody with cancer is a woman with all seven, scanned whole at 2 mm by the law's kernels and doses.
+    """
+    marks: dict[Cancer, list[npt.NDArray[np.float64]]] = {c: [] for c in Cancer}
+    truth = np.arange(3 * people) < people
+    for i, ill in enumerate(truth):
+        person = sample_person(5000 + i, dict.fromkeys(Cancer, 1) if ill else {})
+        rendered = render(build(person), sample_scan(person, (2.0, 2.0, 2.0), whole=True))
+        for cancer, rows in marks.items():
+            organ = organ_mask(rendered.organs, cancer.value)
+            rows.append(marks_mm(rendered.volume.hu, organ, (2.0, 2.0, 2.0)))
+    for cancer, rows in marks.items():
+        tuned = tune(np.array(rows), truth, 1.0)
+        rule = tuned.detector.rule
+        what = (
+            f"baseline, {cancer.value}: {rule.contrast_hu:g} HU {rule.polarity}, from {tuned.detector.from_mm:.0f} mm"
+        )
+        record.add(f"baseline_{cancer.value}", what, [tuned.sensitivity], "sensitivity")
+
+
 def noise(record: Record) -> None:
     """Noise power in the liver of the real chest, and in a torso's liver with the same pixels and thickness."""
     chest = real.chest()
@@ -196,6 +233,7 @@ def _spectrum(patches: list[npt.NDArray[np.float32]], pixel: float) -> tuple[lis
 def pictures() -> None:
     """Sheets of slices: real beside synthetic, a coronal view, every cancer."""
     _beside_real()
+    _upright()
     _gallery()
 
 
@@ -225,6 +263,23 @@ def _beside_real() -> None:
         captions.append([f"{name}, {torso.person.sex} {torso.person.age_years}"] * len(ours))
     for part, name in ((slice(0, 5), "abdomen"), (slice(5, 11), "chest")):
         sheet(IMAGES / f"phantom-{name}.jpg", [list(r[part]) for r in rows], [c[part] for c in captions])
+
+
+def _upright() -> None:
+    """Coronal and sagittal planes of four people."""
+    rows, captions = [], []
+    for seed in (1104, 1100, 1102, 1107):
+        person = sample_person(seed, {})
+        hu = render(build(person), Scan((2.0, 2.0, 2.0), (180, 250))).volume.hu[::-1]
+        planes = [hu[:, int(share * 180)] for share in (0.36, 0.5, 0.62)]
+        planes.append(np.pad(hu[:, :, 125], ((0, 0), (35, 35)), constant_values=-1000))
+        rows.append([_height(window(plane, SOFT), 340) for plane in planes])
+        captions.append([f"{person.sex} {person.age_years}, {person.height_m} m"] * 4)
+    sheet(IMAGES / "phantom-upright.jpg", rows, captions)
+
+
+def _height(plane: npt.NDArray[np.uint8], height: int) -> npt.NDArray[np.uint8]:
+    return np.pad(plane[:height], ((0, max(height - len(plane), 0)), (0, 0)))
 
 
 def _gallery() -> None:

@@ -65,7 +65,7 @@ def build_body(studio: Studio) -> None:
     if person.sex == "F":
         body = union(body, *(studio.field(b, lumps_mm=2) for b in breasts(person)), blend_mm=26)
     else:
-        body = union(body, *(studio.field(b) for b in _male_chest(person)), blend_mm=14)
+        body = union(body, *(studio.field(b) for b in _male_chest(person)), blend_mm=28)
     studio.fields["body"] = body
     studio.fields["cavity"] = studio.field(Prism(_grown_knots(person, CAVITY, False), 0.3), lumps_mm=1.0)
     rng, lift = person.rng(10), person.breath_mm
@@ -127,7 +127,7 @@ def breasts(person: Person, inside_mm: float = 0.0) -> tuple[Ellipsoid, ...]:
 
 def _male_chest(person: Person) -> tuple[Ellipsoid, ...]:
     front = -96 - 0.45 * person.fat_mm
-    depth = 8 + 0.2 * person.fat_mm
+    depth = 5 + 0.16 * person.fat_mm
     return tuple(
         Ellipsoid((478.0, front + 4, side * 70.0), (48, depth, 46), (side * 0.3, 0.0, 0.0)) for side in (-1, 1)
     )
@@ -201,16 +201,16 @@ def _muscle_planes(studio: Studio) -> None:
         hu,
         Tissue.FAT,
     )
-    studio.paint(_sheet(studio, np.abs(x) - 60 + 6 * lumps, 1.0 + thick, back), hu, Tissue.FAT)
+    studio.paint(_sheet(studio, np.abs(x) - 60 + 2.5 * lumps, 1.0 + thick, back), hu, Tissue.FAT)
     gluteal = np.maximum.reduce([18 - y, z - 135, inside - 1, 40 - np.abs(x)])
-    studio.paint(_sheet(studio, wall + 30 + 0.06 * z + 5 * lumps, 1.6 + thick, gluteal), hu, Tissue.FAT)
+    studio.paint(_sheet(studio, wall + 30 + 0.06 * z + 2 * lumps, 1.6 + thick, gluteal), hu, Tissue.FAT)
     studio.paint(
-        _sheet(studio, wall + 52 + 0.1 * z + 5 * lumps, 1.2 + thick, np.maximum(gluteal, z - 110)), hu, Tissue.FAT
+        _sheet(studio, wall + 52 + 0.1 * z + 2 * lumps, 1.2 + thick, np.maximum(gluteal, z - 110)), hu, Tissue.FAT
     )
     chest = np.maximum.reduce([y + 35, 465 - z, z - 590, 12 - np.abs(x), np.abs(x) - 150, wall + 1.5])
-    studio.paint(_sheet(studio, wall + 11 + 3 * lumps, 1.0 + thick, chest), hu, Tissue.FAT)
+    studio.paint(_sheet(studio, wall + 11 + 1.5 * lumps, 1.0 + thick, chest), hu, Tissue.FAT)
     side = np.maximum.reduce([np.abs(y - 25) - 60, 430 - z, z - 600, 100 - np.abs(x), wall + 2, 3 - cavity])
-    studio.paint(_sheet(studio, wall + 20 + 5 * lumps, 1.2 + thick, side), hu, Tissue.FAT)
+    studio.paint(_sheet(studio, wall + 20 + 2 * lumps, 1.2 + thick, side), hu, Tissue.FAT)
     armpits = [
         studio.field(smooth_tube([(500, -8, s * 140), (545, 2, s * 132), (580, 2, s * 112)], [6, 15, 11]), 4.0, 2.0)
         for s in (-1, 1)
