@@ -29,7 +29,7 @@ class Surgeon:
         Where there is no room the organ's deepest point, and None only without an organ.
         """
         for depth in (depth_mm, 0.6 * depth_mm, 0.3 * depth_mm, 0.0):
-            points = organ.points(self.rng, 40, depth)
+            points = organ.points(self.rng, 40 if near is None else 400, depth)
             if near is not None and len(points):
                 points = points[np.argsort(np.linalg.norm(points - near, axis=1))]
             for point in points:

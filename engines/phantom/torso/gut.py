@@ -183,18 +183,7 @@ def _loops(studio: Studio) -> None:
     goals = room.points(rng, 700, 6.0)
     if not len(goals):
         return
-    path, used = [goals[0]], np.zeros(len(goals), bool)
-    for _ in range(130):
-        gaps = np.linalg.norm(goals - path[-1], axis=1)
-        apart = np.min(np.linalg.norm(goals[:, None] - np.asarray(path[:-1] or [[1e4] * 3])[None], axis=2), axis=1)
-        fit = (gaps > 16) & (gaps < 44) & ~used
-        score = gaps * 0.4 - np.minimum(apart, 24) * 2.2 + np.where(fit, 0, 1e3)
-        best = int(np.argmin(score + rng.uniform(0, 10, len(goals))))
-        used[best] = True
-        if not fit[best]:
-            best = int(np.argmax(np.minimum(apart, 30) + rng.uniform(0, 4, len(goals))))
-            path.append(np.full(3, np.nan))
-        path.append(goals[best])
+    path = _walk(rng, goals)
     loops: list[Field] = []
     parts = _split(path)
     for part in parts:
@@ -207,6 +196,23 @@ def _loops(studio: Studio) -> None:
     f["bowel"] = Field(np.asarray(squeezed, np.float32), f["bowel"].lattice, f["bowel"].where).within(
         f["space"].grown(-1)
     )
+
+
+def _walk(rng: np.random.Generator, goals: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+    """A path through some of the goals that keeps clear of itself; a NaN row where it had to begin elsewhere."""
+    path, used = [goals[0]], np.zeros(len(goals), bool)
+    for _ in range(130):
+        gaps = np.linalg.norm(goals - path[-1], axis=1)
+        apart = np.min(np.linalg.norm(goals[:, None] - np.asarray(path[:-1] or [[1e4] * 3])[None], axis=2), axis=1)
+        fit = (gaps > 16) & (gaps < 44) & ~used
+        score = gaps * 0.4 - np.minimum(apart, 24) * 2.2 + np.where(fit, 0, 1e3)
+        best = int(np.argmin(score + rng.uniform(0, 10, len(goals))))
+        used[best] = True
+        if not fit[best]:
+            best = int(np.argmax(np.minimum(apart, 30) + rng.uniform(0, 4, len(goals))))
+            path.append(np.full(3, np.nan))
+        path.append(goals[best])
+    return path
 
 
 def _split(path: Sequence[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.float64]]:

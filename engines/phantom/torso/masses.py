@@ -134,7 +134,7 @@ def _pancreas(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
     f, person, d = studio.fields, studio.person, plan.diameter_mm
     line = studio.lines["pancreas"]
     index = round(tumour_at(plan) * (len(line) - 1))
-    at = person.to_patient(line[index, :3])[0]
+    goal = person.to_patient(line[index, :3])[0]
     hu = person.hu.pancreas + plan.hu
     keep_out = [
         f["aorta"].grown(0.5),
@@ -144,6 +144,9 @@ def _pancreas(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
         f["kidney1"],
         f["liver"].grown(0.5),
     ]
+    at = surgeon.place(f["pancreas"].without(*keep_out, gap_mm=1.0), 0.0, 2.0, near=goal)
+    if at is None:
+        return
     ductal = plan.kind == "ductal adenocarcinoma"
     body = surgeon.lump(at, d, 0.16 if ductal else 0.04, 0.15 if ductal else 0.05, outside=keep_out)
     if "fat stranding" in plan.signs:

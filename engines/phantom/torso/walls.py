@@ -125,7 +125,8 @@ def _colon(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
         radius = float(studio.lines["colon"][index, 3]) * person.mean_scale
         side = np.cross(along, surgeon.rng.normal(0, 1, 3))
         side /= np.linalg.norm(side)
-        at = at + side * radius * 0.75
+        inside = surgeon.place(colon, 0.0, 3.0, near=at + side * radius * 0.75)
+        at = at if inside is None else inside
         shape = surgeon.lump(at, plan.diameter_mm, 0.16, inside=[colon.grown(2.0)], outside=keep_out)
         _base(studio, plan, shape, colon)
     _paint(studio, plan, surgeon, shape, at, Tissue.COLON)

@@ -65,6 +65,13 @@ def test_every_subtype_is_painted_in_or_at_its_organ(number: int, healthy: Rende
             assert 0.6 * 30 <= entry["measured_mm"] <= 2.1 * 30, "spicules reach beyond the mass, nothing else does"
 
 
+@pytest.mark.parametrize("seed", [7012, 7014, 7021])
+def test_no_cancer_is_lost_between_neighbours(seed: int) -> None:
+    """In these people vessels, liver or pelvis once clipped a whole cancer away."""
+    torso = build(sample_person(seed, dict.fromkeys(Cancer, 1)))
+    assert {f.organ for f in torso.findings if f.cancer} == {c.value for c in Cancer}
+
+
 def test_healthy_people_have_no_cancer_and_truth_has_no_cancer_voxel() -> None:
     for seed in (3, 4):
         person = sample_person(seed, {})
