@@ -174,4 +174,5 @@ def _answer_view(row: dict[str, object]) -> AnswerView:
         score=score if isinstance(score, float) and not silent else None,
         reason=str(row["reason"] or ""),
         lesions=0 if silent else len(json.loads(str(row["lesions"]))),
+        detail=str(row["detail"]) if not silent and row["verdict"] == Verdict.INDETERMINATE.value else "",
     )

@@ -210,11 +210,11 @@ def _progress() -> Progress:
 
 def _show(stack: OneScan, study: dict[str, Any]) -> None:
     box = stack.box()
-    table = Table("cancer", "answer", "in words", "findings", title=f"Seven answers from one scan ({box['bundle']})")
+    table = Table("cancer", "answer", "why", "findings", title=f"Seven answers from one scan ({box['bundle']})")
     for answer in study["answers"]:
         score = f"score {answer['score']:.2f}" if answer["score"] is not None else ""
-        words = answer["reason"] or score
-        table.add_row(answer["cancer"], WORDS[answer["verdict"]], words, str(answer["lesions"] or ""))
+        why = answer["reason"] or "; ".join(part for part in (score, answer["detail"]) if part)
+        table.add_row(answer["cancer"], WORDS[answer["verdict"]], why, str(answer["lesions"] or ""))
     SCREEN.print(table)
     if box["synthetic"]:
         SCREEN.print("[yellow]Synthetic reference model, trained on phantoms: never for clinical use.[/]")

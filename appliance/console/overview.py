@@ -10,7 +10,10 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class AnswerView:
-    """One cancer's answer. verdict "withheld": computed in silent mode, shown to no clinician."""
+    """One cancer's answer. verdict "withheld": computed in silent mode, shown to no clinician.
+
+    detail: why an indeterminate answer is not a plain one, in the rules' words (nothing of a header is in them).
+    """
 
     cancer: str
     verdict: str
@@ -18,6 +21,7 @@ class AnswerView:
     score: float | None
     reason: str
     lesions: int
+    detail: str = ""
 
 
 @dataclass(frozen=True)

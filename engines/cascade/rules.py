@@ -139,7 +139,7 @@ def decide(
     score = case_score(model, best, organ_score)
     verdict = _verdict(score, model)
     if verdict is Verdict.INDETERMINATE:
-        return Answer(cancer, verdict, score=score, detail="score between the two thresholds")
+        return Answer(cancer, verdict, score=score, detail="between the two thresholds")
     if organ_score is not None and model.network is not None:
         opinions = {_verdict(calibrated(s, model.calibration), model) for s in (best, organ_score)}
         if opinions == {Verdict.POSITIVE, Verdict.NEGATIVE}:

@@ -1,9 +1,9 @@
 """Overlapping tiles over a region, and weights that sum to 1 in every voxel.
 
 A tile's middle sees more of its surroundings than its edge, so it counts more: weights fall off with sigma = edge / 8
-(nnU-Net, Isensee et al. 2021). Tiles stand on a product of three axes and the Gaussian is
-separable; so is the sum of all weights in a voxel, and each axis can be normalised by itself. No map of weights is ever
-held; but where products of weights have a floor, as MONAI's have, only the map of their sums can normalise them, and
+(nnU-Net, Isensee et al. 2021). Tiles stand on a product of three axes and the Gaussian is separable; so is the sum of
+all weights in a voxel, and each axis can be normalised by itself. No map of weights is ever held; but where products of
+weights have a floor, as MONAI's have, only the map of their sums can normalise them, and
 that is the runtime's affair (`engines.runtime.Window`).
 """
 

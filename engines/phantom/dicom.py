@@ -9,22 +9,19 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
 
 from core import durable
 from core.volume import Geometry
+from engines.phantom.encoding import as_file, decimal
 from engines.phantom.noise import Kernel
 from engines.phantom.patient import Patient
 from engines.phantom.rendering import Scan, body_size_mm, geometry_of, render_blocks
-
-IMPLEMENTATION_UID = "2.25.154632897312054672817360152773492817365"
 
 
 @dataclass(frozen=True)
@@ -144,8 +141,8 @@ def _common_dataset(patient: Patient, scan: Scan, tags: StudyTags, vendor: Vendo
         ds.ImagesInAcquisition = geometry.shape[0]
     ds.ImageComments = "Synthetic phantom, not a person"
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    ds.PixelSpacing = [_decimal(geometry.spacing_mm[1], 6), _decimal(geometry.spacing_mm[2], 6)]
-    ds.SliceThickness = _decimal(geometry.spacing_mm[0], 4)
+    ds.PixelSpacing = [decimal(geometry.spacing_mm[1], 6), decimal(geometry.spacing_mm[2], 6)]
+    ds.SliceThickness = decimal(geometry.spacing_mm[0], 4)
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
     ds.Rows, ds.Columns = geometry.shape[1:]
@@ -159,7 +156,7 @@ def _common_dataset(patient: Patient, scan: Scan, tags: StudyTags, vendor: Vendo
     ds.WindowCenter, ds.WindowWidth = 40, 400
     ds.KVP = 120
     ds.ConvolutionKernel = vendor.kernels[scan.kernel or Kernel.SOFT]
-    ds.ReconstructionDiameter = _decimal(geometry.shape[2] * geometry.spacing_mm[2], 2)
+    ds.ReconstructionDiameter = decimal(geometry.shape[2] * geometry.spacing_mm[2], 2)
     ds.GantryDetectorTilt = 0
     ds.ExposureTime, ds.XRayTubeCurrent = 500, int(200 * scan.dose)
     ds.ScanOptions = "HELICAL"
@@ -215,27 +212,12 @@ def _encode(common: Dataset, plane: npt.NDArray[np.int16], index: int, geometry:
     number = geometry.shape[0] - index if vendor.head_first_numbering else index + 1
     ds.SOPInstanceUID = f"{common.SeriesInstanceUID}.{number}"  # 2.25. + 15 bytes leave room for the number
     ds.InstanceNumber = number
-    ds.ImagePositionPatient = [_decimal(x, digits), _decimal(y, digits), _decimal(z, digits)]
-    ds.SliceLocation = _decimal(z, digits)
+    ds.ImagePositionPatient = [decimal(x, digits), decimal(y, digits), decimal(z, digits)]
+    ds.SliceLocation = decimal(z, digits)
     stored = plane.astype(np.int32) - vendor.intercept
     if vendor.intercept:
         ds.PixelData = np.clip(stored, 0, 4095).astype("<u2").tobytes()
     else:
         ds.PixelData = stored.astype("<i2").tobytes()
     ds["PixelData"].VR = "OW"
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
-    meta.ImplementationVersionName = "ONESCAN_PHANTOM"
-    ds.file_meta = meta
-    buffer = BytesIO()
-    pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def _decimal(value: float, digits: int) -> str:
-    """A decimal string (VR DS, at most 16 characters) without trailing zeros."""
-    text = f"{value:.{digits}f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
+    return as_file(ds)

@@ -174,6 +174,7 @@ def golden_case(name: str, patient: Patient, analysis: Analysis) -> GoldenCase:
         name=name,
         input=f"golden-{name}.npz",
         age_years=patient.age_years,
+        sex=patient.sex,
         answers=tuple(
             GoldenAnswer(
                 cancer=a.cancer,

@@ -14,18 +14,16 @@ import datetime as dt
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
 
 from core import durable
 from core.volume import Geometry
-from engines.phantom.dicom import IMPLEMENTATION_UID
+from engines.phantom.encoding import as_file, decimal
 from engines.phantom.torso.person import Person
 from engines.phantom.torso.physics import Kernel
 from engines.phantom.torso.record import record_of
@@ -223,25 +221,6 @@ def _slice(common: Dataset, index: int, geometry: Geometry, habits: Habits) -> D
     ds.ImagePositionPatient = [decimal(v, habits.decimals) for v in (x, y, z)]
     ds.SliceLocation = decimal(z, habits.decimals)
     return ds
-
-
-def as_file(ds: Dataset) -> bytes:
-    """A dataset as a complete DICOM file."""
-    if not hasattr(ds, "file_meta"):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        meta.ImplementationClassUID, meta.ImplementationVersionName = UID(IMPLEMENTATION_UID), "ONESCAN_PHANTOM"
-        ds.file_meta = meta
-    buffer = BytesIO()
-    pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def decimal(value: float, digits: int) -> str:
-    """A decimal string (VR DS, at most 16 characters) without trailing zeros."""
-    text = f"{value:.{digits}f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
 
 
 def default_scan(torso: Torso, slice_mm: float = 3.0, kernel: Kernel = Kernel.SOFT) -> Scan:
