@@ -39,7 +39,7 @@ from engines.runtime.choice import choose
 ROOT = Path(__file__).resolve().parents[1]
 SCRATCH = ROOT / "var" / "bench-engines"
 REAL = ROOT.parent / "shared" / "data" / "lungpetctdx_A0001_chest_5mm_B"
-FEATURES, STEPS = "32,64,128,256,320", 12
+FEATURES, STEPS = "32,64,128,256,320", 150
 PEERS = ("nnunet fp32", "monai fp32", "monai bf16")
 GOALS = {
     "answers_vs_plain_loop": Goal(1.10),

@@ -132,25 +132,25 @@ class _Plane:
         """Each target pixel's first corner, of an array (y, x)."""
         return array[self._rows.first][:, self._columns.first]
 
-    def corners(self, pixels: _Ints) -> tuple[tuple[_Ints, _Ints, _Ints, _Ints], Float]:
-        """Flat source indices of the 4 corners of flat target pixels, and their weights (4, pixels)."""
+    def corners(self, y: _Ints, x: _Ints) -> tuple[tuple[_Ints, _Ints, _Ints, _Ints], Float]:
+        """Flat source indices of the 4 corners of target pixels, and their weights (4, pixels)."""
         rows, columns = self._rows, self._columns
-        y, x = np.divmod(pixels, len(columns.first))
         top, bottom = rows.first[y] * self._width, rows.second[y] * self._width
         left, right = columns.first[x], columns.second[x]
         v, u = rows.weight[y], columns.weight[x]
         weights = np.stack(((1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u))
         return (top + left, top + right, bottom + left, bottom + right), weights
 
-    def interpolate(self, flat: Float, pixels: _Ints) -> Float:
-        """(pixels, channels) at flat target pixels, of the source's (y * x, channels)."""
-        corners, weights = self.corners(pixels)
-        result: Float = np.zeros((len(pixels), flat.shape[1]), dtype=np.float32)
-        for corner, share in zip(corners, weights, strict=True):
-            part = flat.take(corner, axis=0)
-            part *= share[:, None]
-            result += part
-        return result
+
+def _interpolated(flat: Float, corners: tuple[_Ints, ...], weights: Float) -> Float:
+    """(points, channels): sum over the corners of flat (y * x, channels) at each, times its weight."""
+    result = flat.take(corners[0], axis=0)
+    result *= weights[0][:, None]
+    for corner, share in zip(corners[1:], weights[1:], strict=True):
+        part = flat.take(corner, axis=0)
+        part *= share[:, None]
+        result += part
+    return result
 
 
 class LabelStream:
@@ -168,16 +168,15 @@ class LabelStream:
         self._plane = _Plane(_Taps.of(zoom.axis(1)), _Taps.of(zoom.axis(2)), zoom.source[2])
         self._held: dict[int, _Row] = {}
         self._pushed = self._written = 0
-        self._cell: tuple[_Row, _Row, Labels, _Ints] | None = None
 
     def push(self, logits: Float) -> None:
         """The next rows of logits (channels, rows, y, x), final. They may be overwritten after the call."""
         for row in np.moveaxis(logits, 1, 0):
             self._held[self._pushed] = _Row.of(row, self._decision)
             self._pushed += 1
-            while self._written < len(self._out) and self._along.second[self._written] < self._pushed:
-                self._write(self._written)
-                self._written += 1
+            while (stop := self._ready()) > self._written:
+                self._write(self._written, stop)
+                self._written = stop
             needed = self._along.first[self._written] if self._written < len(self._out) else self._pushed
             self._held = {index: row for index, row in self._held.items() if index >= needed}
 
@@ -186,24 +185,33 @@ class LabelStream:
         if self._pushed != self._rows or self._written != len(self._out):
             raise EngineError(f"{self._pushed} of {self._rows} rows of logits came")
 
-    def _write(self, z: int) -> None:
-        near, far = self._held[int(self._along.first[z])], self._held[int(self._along.second[z])]
-        weight = self._along.weight[z]
-        if self._cell is None or self._cell[0] is not near or self._cell[1] is not far:
-            self._cell = (near, far, *self._opened(near, far))
-        _, _, inside, border = self._cell
-        self._out[z] = inside
-        if len(border) and (weight or not self._plane.untouched):
-            flat = near.logits if weight == 0 else (1 - weight) * near.logits + weight * far.logits
-            for begin in range(0, len(border), _POINTS):
-                points = border[begin : begin + _POINTS]
-                y, x = np.divmod(points, self._out.shape[2])
-                self._out[z, y, x] = self._decision.labels(self._plane.interpolate(flat, points))
+    def _ready(self) -> int:
+        """Where the target rows end that lie between the same two rows as the next one; if those came."""
+        stop = self._written
+        first, second = self._along.first, self._along.second
+        while stop < len(self._out) and second[stop] < self._pushed:
+            if (first[stop], second[stop]) != (first[self._written], second[self._written]):
+                break
+            stop += 1
+        return stop
 
-    def _opened(self, near: _Row, far: _Row) -> tuple[Labels, _Ints]:
-        """What the target pixels between two rows are if their corners agree, and the flat pixels where they don't."""
-        mixed = np.asarray(self._plane.spread(_disagreeing((near.patterns, far.patterns))))
-        return np.asarray(self._plane.spread(near.labels), dtype=np.uint8), np.flatnonzero(mixed)
+    def _write(self, start: int, stop: int) -> None:
+        """Target rows start..stop, which lie between the same two rows: what is common to them is done once."""
+        near, far = self._held[int(self._along.first[start])], self._held[int(self._along.second[start])]
+        weights = self._along.weight[start:stop]
+        self._out[start:stop] = self._plane.spread(near.labels)
+        if self._plane.untouched and not weights.any():
+            return
+        border = np.flatnonzero(self._plane.spread(_disagreeing((near.patterns, far.patterns))))
+        for begin in range(0, len(border), _POINTS):
+            points = border[begin : begin + _POINTS]
+            y, x = np.divmod(points, self._out.shape[2])
+            corners, shares = self._plane.corners(y, x)
+            nearer = _interpolated(near.logits, corners, shares)
+            further = _interpolated(far.logits, corners, shares) if weights.any() else nearer
+            for z, weight in zip(range(start, stop), weights, strict=True):
+                mixed = nearer if weight == 0 else (1 - weight) * nearer + weight * further
+                self._out[z, y, x] = self._decision.labels(mixed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +262,7 @@ def zoom_labels(labels: Labels, zoom: Zoom) -> Labels:
         result[row] = nearest
         border = np.flatnonzero(np.asarray(plane.spread(_disagreeing((near[None], far[None])))))
         if len(border):
-            corners, shares = plane.corners(border)
+            corners, shares = plane.corners(*np.divmod(border, zoom.target[2]))
             found = np.stack([half.reshape(-1)[c] for half in (near, far) for c in corners])
             weights = np.concatenate(((1 - weight) * shares, weight * shares))
             result[row].flat[border] = _largest_share(found, weights, nearest.reshape(-1)[border])

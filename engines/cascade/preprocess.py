@@ -18,10 +18,12 @@ import numpy.typing as npt
 from scipy import sparse
 
 from core.volume import Index, Vector
+from engines.cascade.bands import bands, multiply_plane
 from engines.cascade.orientation import Box
 
 Float = npt.NDArray[np.float32]
-_SLAB = 16
+_SLAB = 4  # slices: what they take stays in the cache
+_ROWS = 4  # of a band: area averages have few taps
 
 
 @dataclass(frozen=True)
@@ -126,30 +128,43 @@ def resample(source: npt.NDArray[np.generic], grid: Grid, box: Box, clip: tuple[
     along_y, rows = _cropped(grid.axis_weights(1, y0, y1))
     along_x, columns = _cropped(grid.axis_weights(2, x0, x1))
     result = np.zeros((z1 - z0, y1 - y0, x1 - x0), dtype=np.float32)
-    flat = result.reshape(z1 - z0, -1)
+    flat, plane, weights = result.reshape(z1 - z0, -1), _Plane(along_y, along_x, clip), along_z.toarray()
     for begin in range(first, last, _SLAB):
         end = min(begin + _SLAB, last)
-        slices = source[begin:end, slice(*rows), slice(*columns)]
-        slab = _in_plane(slices if clip is None else np.clip(slices, *clip), along_y, along_x)
-        weights = along_z[:, begin - first : end - first]
-        touched = np.flatnonzero(np.diff(weights.indptr))
+        shares = weights[:, begin - first : end - first]
+        touched = np.flatnonzero(shares.any(axis=1))
+        if not touched.size:  # linear: to a coarse grid most slices say nothing
+            continue
+        slab = plane.resampled(source[begin:end, slice(*rows), slice(*columns)])
         low, high = int(touched[0]), int(touched[-1]) + 1
-        flat[low:high] += weights[low:high] @ slab.reshape(end - begin, -1)
+        flat[low:high] += shares[low:high] @ slab.reshape(end - begin, -1)
     return result
 
 
 def interpolate(array: Float, along_z: sparse.csr_array, along_y: sparse.csr_array, along_x: sparse.csr_array) -> Float:
     """`array` resampled by the weights of three axes, at once: for small arrays and slabs."""
     stretched = (along_z @ array.reshape(array.shape[0], -1)).reshape(-1, *array.shape[1:])
-    return _in_plane(stretched, along_y, along_x)
+    return _Plane(along_y, along_x).resampled(stretched)
 
 
-def _in_plane(slices: npt.NDArray[np.generic], along_y: sparse.csr_array, along_x: sparse.csr_array) -> Float:
-    result = np.empty((slices.shape[0], along_y.shape[0], along_x.shape[0]), dtype=np.float32)
-    for target, source in zip(result, slices, strict=True):
-        rows = along_y @ np.ascontiguousarray(source, dtype=np.float32)
-        target[...] = (along_x @ np.ascontiguousarray(rows.T)).T
-    return result
+class _Plane:
+    """Resampling within slices."""
+
+    def __init__(
+        self, along_y: sparse.csr_array, along_x: sparse.csr_array, clip: tuple[float, float] | None = None
+    ) -> None:
+        self._rows, self._columns = (bands(weights.toarray(), _ROWS) for weights in (along_y, along_x))
+        self._shape, self._width, self._clip = (along_y.shape[0], along_x.shape[0]), along_x.shape[1], clip
+
+    def resampled(self, slices: npt.NDArray[np.generic]) -> Float:
+        """Slices (n, y, x) of any type and strides as (n, rows, columns)."""
+        slab = np.array(slices, dtype=np.float32, order="C")
+        if self._clip is not None:
+            np.clip(slab, *self._clip, out=slab)
+        narrow = np.empty((len(slab), self._shape[0], self._width), dtype=np.float32)
+        result = np.empty((len(slab), *self._shape), dtype=np.float32)
+        multiply_plane(slab, self._rows, self._columns, narrow, result)
+        return result
 
 
 def _cropped(weights: sparse.csr_array) -> tuple[sparse.csr_array, tuple[int, int]]:

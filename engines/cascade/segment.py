@@ -32,8 +32,18 @@ if TYPE_CHECKING:
 Float = npt.NDArray[np.float32]
 
 
-def segment(hu: Scan, spacing_mm: Vector, network: LoadedNetwork, watch: Watch, before: Before | None = None) -> Labels:
-    """The label map, uint8 of the scan's shape. hu: canonical; values: channel numbers, or those of `region_order`."""
+def segment(
+    hu: Scan,
+    spacing_mm: Vector,
+    network: LoadedNetwork,
+    watch: Watch,
+    before: Before | None = None,
+    out: Labels | None = None,
+) -> Labels:
+    """The label map, uint8 of the scan's shape; values: channel numbers, or those of `region_order`.
+
+    hu: canonical. out: zeros of that shape, any strides, to write it into.
+    """
     spec, axes = network.spec, network.axes
     if spec.classifies or not spec.sees_all:
         raise EngineError(f"network {spec.id} gives no map of the whole scan")
@@ -48,7 +58,7 @@ def segment(hu: Scan, spacing_mm: Vector, network: LoadedNetwork, watch: Watch, 
         sampled = sampler.sample(box, watch.check)
         channels = [sampled.image[None], *([sampler.sample_labels(*before(), box)] if before else [])]
     image = axes.view(np.concatenate(channels) if len(channels) > 1 else channels[0])
-    result = np.zeros(hu.shape, dtype=np.uint8)
+    result = np.zeros(hu.shape, dtype=np.uint8) if out is None else out
     labels = LabelStream(_way_back(sampler, axes), _decision(spec), axes.view(result[sampler.where]))
 
     def wanted(tile: Tile) -> bool:

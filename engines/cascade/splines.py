@@ -15,7 +15,7 @@ Arrays keep the order in which they come; a network's axes and the patient's are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, cast
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from core.volume import Index, Vector
+from engines.cascade.bands import Band, bands, multiply_plane
 
 Float = npt.NDArray[np.float32]
 Box = tuple[Index, Index]
@@ -33,8 +34,6 @@ _Order = Literal[0, 1, 2, 3, 4, 5]
 
 _NEGLIGIBLE = 2e-8
 """Weights below this are left out: together less than float32 resolves."""
-_ROWS = 16
-"""Rows of a band that are multiplied at once: more waste zeros, fewer waste calls."""
 _SLAB = 16
 
 
@@ -137,11 +136,11 @@ def zoom_image(
     start, stop = box or ((0, 0, 0), zoom.target)
     along, rows, columns = (zoom.axis(axis)[start[axis] : stop[axis]] for axis in axes)
     result = np.empty([b - a for a, b in zip(start, stop, strict=True)], dtype=np.float32)
-    planes = _Planes(source.transpose(axes), _bands(rows), _bands(columns), clip, zoom.lone is not None)
+    planes = _Planes(source.transpose(axes), bands(rows), bands(columns), clip, zoom.lone is not None)
     limits = planes.limits() if zoom.lone is None else None
     target = result.transpose(axes)
     window = _Window(planes)
-    for band in _bands(along, _SLAB):
+    for band in bands(along, _SLAB):
         check()
         slab = band.weights @ window.planes(band.low, band.high).reshape(band.high - band.low, -1)
         if limits is not None:
@@ -150,36 +149,14 @@ def zoom_image(
     return result
 
 
-@dataclass(frozen=True, eq=False)
-class _Band:
-    """Rows start..stop of an operator and their taps low..high, float32 (stop - start, high - low)."""
-
-    start: int
-    stop: int
-    low: int
-    high: int
-    weights: Float
-
-
-def _bands(matrix: Float, rows: int = _ROWS) -> tuple[_Band, ...]:
-    def cut() -> Iterator[_Band]:
-        for start in range(0, len(matrix), rows):
-            stop = min(start + rows, len(matrix))
-            taps = np.flatnonzero(matrix[start:stop].any(axis=0))
-            low, high = int(taps[0]), int(taps[-1]) + 1
-            yield _Band(start, stop, low, high, np.ascontiguousarray(matrix[start:stop, low:high]))
-
-    return tuple(cut())
-
-
 class _Planes:
     """The source's slices along its first axis, resampled within their plane."""
 
     def __init__(
         self,
         source: npt.NDArray[np.generic],
-        rows: tuple[_Band, ...],
-        columns: tuple[_Band, ...],
+        rows: tuple[Band, ...],
+        columns: tuple[Band, ...],
         clip: tuple[float, float] | None,
         each_by_itself: bool,
     ) -> None:
@@ -202,11 +179,7 @@ class _Planes:
         np.copyto(slab, self._source[low:high], casting="unsafe")
         if self._clip is not None:
             np.clip(slab, *self._clip, out=slab)
-        for band in self._rows:
-            np.matmul(band.weights, slab[:, band.low : band.high], out=narrow[:, band.start : band.stop])
-        flat, result = narrow.reshape(-1, narrow.shape[2]), out.reshape(-1, out.shape[2])
-        for band in self._columns:
-            np.matmul(flat[:, band.low : band.high], band.weights.T, out=result[:, band.start : band.stop])
+        multiply_plane(slab, self._rows, self._columns, narrow, out)
         if self._each:
             np.clip(out, slab.min(axis=(1, 2), keepdims=True), slab.max(axis=(1, 2), keepdims=True), out=out)
 

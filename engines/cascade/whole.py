@@ -53,9 +53,9 @@ def segment_volume(
         assert first is not None
         return segment(hu, spacing, load(bundle, first, runtime), watch), label_count(bundle.manifest.network(first))
 
-    found = segment(hu, spacing, load(bundle, network_id, runtime), watch, before if first is not None else None)
-    labels = np.empty(volume.hu.shape, dtype=np.uint8)
-    orientation.view(labels)[...] = found
+    labels = np.zeros(volume.hu.shape, dtype=np.uint8)
+    network, start = load(bundle, network_id, runtime), before if first is not None else None
+    segment(hu, spacing, network, watch, start, out=orientation.view(labels))
     watch.seconds["total"] = watch.elapsed_s
     return Segmentation(labels, label_names(spec), dict(watch.seconds))
 
