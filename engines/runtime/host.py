@@ -117,10 +117,10 @@ def activated(logits: Float, activation: Activation, keep: Sequence[int] | None 
         return _sigmoid(logits if keep is None else logits[list(channels)])
     if len(logits) == 2:
         return np.stack([_sigmoid(logits[c] - logits[1 - c]) for c in channels])
-    shifted = np.subtract(logits, logits.max(axis=0), dtype=np.float32)
+    shifted: Float = np.subtract(logits, logits.max(axis=0), dtype=np.float32)
     np.exp(shifted, out=shifted)
     total = shifted.sum(axis=0)
-    chosen = shifted if keep is None else shifted[list(channels)]
+    chosen: Float = shifted if keep is None else shifted[list(channels)]
     chosen /= total
     return chosen
 
