@@ -58,10 +58,9 @@ def _look(
     grid = _grid(candidate, region, network, network.axes.to_canonical(tiling.size))
     watch.reserve(network.memory_bytes(grid.shape, 1 + network.spec.mask), "looking at a lesion")
     with watch.timed("preprocess"):
-        channels = [Sampler(network.spec, hu, spacing_mm, grid).sample(grid.whole, watch.check).image]
-        if network.spec.mask:
-            channels.append(_mask_on(grid, candidate, region))
-    return network.axes.view(np.stack(channels))
+        extra = _mask_on(grid, candidate, region)[None] if network.spec.mask else None
+        sampler = Sampler(network.spec, hu, spacing_mm, grid)
+        return sampler.sample(grid.whole, network.runtime, extra, watch.check).image.values()
 
 
 def _grid(candidate: Candidate, region: Region, network: LoadedNetwork, size: Index) -> Grid:

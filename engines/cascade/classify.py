@@ -27,10 +27,10 @@ def classify(
     watch.reserve(network.memory_bytes(tiling.size, 1 + network.spec.mask), "looking at an organ")
     with watch.timed("preprocess"):
         grid = stretched_grid(organ, margin_mm, network.axes.to_canonical(tiling.size))
-        channels = [Sampler(network.spec, hu, spacing_mm, grid).sample(grid.whole, watch.check).image]
-        if network.spec.mask:
-            channels.append(region_of(organ, margin_mm, grid, grid.whole).organ.astype(np.float32))
-        image = network.axes.view(np.stack(channels))
+        mask = region_of(organ, margin_mm, grid, grid.whole).organ if network.spec.mask else None
+        extra = None if mask is None else mask.astype(np.float32)[None]
+        sampler = Sampler(network.spec, hu, spacing_mm, grid)
+        image = sampler.sample(grid.whole, network.runtime, extra, watch.check).image.values()
     watch.check()
     scores = network.scores(image, watch)
     return float(scores[network.spec.labels.index(label)])

@@ -54,19 +54,16 @@ def detect(
     watch.reserve(needed + network.memory_bytes(size), "looking for lesions")
     with watch.timed("preprocess"):
         region = region_of(organ, margin_mm, sampler.grid, box)
-        sampled = sampler.sample(box, watch.check)
-        channels = [sampled.image[None]]
-        if before is not None:
-            channels.append(sampler.sample_labels(*before(), box))
+        earlier = None if before is None else sampler.sample_labels(*before(), box)
+        sampled = sampler.sample(box, network.runtime, earlier, watch.check)
     watch.check()
     found = np.zeros((len(keep), *region.search.shape), dtype=np.float32)
     target, search = axes.view(found), axes.view(region.search)
-    image = axes.view(np.concatenate(channels) if len(channels) > 1 else channels[0])
 
     def wanted(tile: Tile) -> bool:
         return bool(search[tile.where].any()) and not sampler.is_air(tile.start, tile.stop, box)
 
-    for rows in slide(network, image, sampled.air, watch, wanted, keep):
+    for rows in slide(network, sampled.image, sampled.air, watch, wanted, keep):
         part = probabilities(network, rows.values, keep)
         target[:, rows.start : rows.start + part.shape[1]] = part
     found[:, ~region.search] = 0

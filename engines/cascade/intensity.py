@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,10 +27,6 @@ class Normaliser:
         """HU → input, in place."""
         if self.clip is not None:
             np.clip(image, *self.clip, out=image)
-        self.shift_and_scale(image)
-
-    def shift_and_scale(self, image: Float) -> None:
-        """The part after clipping, in place: resampling may lie between the two."""
         image -= np.float32(self.shift)
         image *= np.float32(self.scale)
 
@@ -39,12 +36,13 @@ class Normaliser:
         return (clipped - self.shift) * self.scale
 
 
-def normaliser(intensity: Intensity, image: npt.NDArray[np.generic]) -> Normaliser:
-    """The rule of a manifest. image: HU (z, y, x) of which mean, deviation or range are taken where the rule asks."""
+def normaliser(intensity: Intensity, hu: Callable[[], npt.NDArray[np.generic]]) -> Normaliser:
+    """The rule of a manifest. hu: gives the HU (z, y, x) of which mean, deviation or range are taken, where it asks."""
     if isinstance(intensity, Clip):
         return Normaliser((intensity.clip_low_hu, intensity.clip_high_hu), intensity.mean_hu, 1 / intensity.std_hu)
     if isinstance(intensity, Raw):
         return Normaliser(None, 0.0, 1.0)
+    image = hu()
     if isinstance(intensity, Rescale):
         low, high = float(image.min()), float(image.max())
         return Normaliser(None, low, 1 / max(high - low, 1e-8))

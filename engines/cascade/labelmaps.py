@@ -22,6 +22,7 @@ import numpy.typing as npt
 from core.errors import EngineError
 from core.volume import Index
 from engines.cascade.splines import Float, Zoom, operator
+from engines.runtime import Activation, Taps
 
 Labels = npt.NDArray[np.uint8]
 _Ints = npt.NDArray[np.int64]
@@ -44,7 +45,13 @@ class Way(Protocol):
 
 
 class Decision(Protocol):
-    """How logits become a label."""
+    """How logits become a label. order, threshold: as `engines.runtime.Labelling` says it."""
+
+    @property
+    def order(self) -> tuple[int, ...] | None: ...
+
+    @property
+    def threshold(self) -> float: ...
 
     def reduced(self, row: Float) -> Float:
         """The channels that matter, (channels, y, x) → (fewer or as many, y, x)."""
@@ -58,6 +65,9 @@ class Decision(Protocol):
 
 class Softmax:
     """The largest logit wins, the first of equals. Labels are channel numbers."""
+
+    order = None
+    threshold = 0.0
 
     def reduced(self, row: Float) -> Float:
         """Of two classes the difference is enough."""
@@ -157,17 +167,34 @@ class LabelStream:
     """Writes `out`, uint8 of the zoom's target shape (any strides), while rows of logits arrive in order.
 
     zoom: from the network's grid to the source's, order 0 or 1, along the axes of the rows. decision: `Softmax()` or
-    `Regions(order)`.
+    `Regions(order)`. activation: what a pass applies before it pushes. Satisfies `engines.runtime.Labelling`.
     """
 
-    def __init__(self, zoom: Way, decision: Decision, out: Labels) -> None:
+    def __init__(self, zoom: Way, decision: Decision, out: Labels, activation: Activation = "none") -> None:
         if out.shape != zoom.target:
             raise ValueError(f"an array of {out.shape} is not the grid's {zoom.target}")
-        self._decision, self._out, self._rows = decision, out, zoom.source[0]
-        self._along = _Taps.of(zoom.axis(0))
-        self._plane = _Plane(_Taps.of(zoom.axis(1)), _Taps.of(zoom.axis(2)), zoom.source[2])
+        self.out, self.activation = out, activation
+        self._decision, self._rows = decision, zoom.source[0]
+        self._axes = tuple(_Taps.of(zoom.axis(axis)) for axis in range(3))
+        self._along = self._axes[0]
+        self._plane = _Plane(self._axes[1], self._axes[2], zoom.source[2])
         self._held: dict[int, _Row] = {}
         self._pushed = self._written = 0
+
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """Of `Regions`; None for `Softmax`."""
+        return self._decision.order
+
+    @property
+    def threshold(self) -> float:
+        """Of `Regions`."""
+        return self._decision.threshold
+
+    def taps(self, axis: int) -> Taps:
+        """First and second source voxel of each target voxel, and the second one's weight."""
+        taps = self._axes[axis]
+        return taps.first, taps.second, taps.weight
 
     def push(self, logits: Float) -> None:
         """The next rows of logits (channels, rows, y, x), final. They may be overwritten after the call."""
@@ -177,19 +204,19 @@ class LabelStream:
             while (stop := self._ready()) > self._written:
                 self._write(self._written, stop)
                 self._written = stop
-            needed = self._along.first[self._written] if self._written < len(self._out) else self._pushed
+            needed = self._along.first[self._written] if self._written < len(self.out) else self._pushed
             self._held = {index: row for index, row in self._held.items() if index >= needed}
 
     def finish(self) -> None:
         """To be called at the end: EngineError unless every row came and was written."""
-        if self._pushed != self._rows or self._written != len(self._out):
+        if self._pushed != self._rows or self._written != len(self.out):
             raise EngineError(f"{self._pushed} of {self._rows} rows of logits came")
 
     def _ready(self) -> int:
         """Where the target rows end that lie between the same two rows as the next one; if those came."""
         stop = self._written
         first, second = self._along.first, self._along.second
-        while stop < len(self._out) and second[stop] < self._pushed:
+        while stop < len(self.out) and second[stop] < self._pushed:
             if (first[stop], second[stop]) != (first[self._written], second[self._written]):
                 break
             stop += 1
@@ -199,19 +226,19 @@ class LabelStream:
         """Target rows start..stop, which lie between the same two rows: what is common to them is done once."""
         near, far = self._held[int(self._along.first[start])], self._held[int(self._along.second[start])]
         weights = self._along.weight[start:stop]
-        self._out[start:stop] = self._plane.spread(near.labels)
+        self.out[start:stop] = self._plane.spread(near.labels)
         if self._plane.untouched and not weights.any():
             return
         border = np.flatnonzero(self._plane.spread(_disagreeing((near.patterns, far.patterns))))
         for begin in range(0, len(border), _POINTS):
             points = border[begin : begin + _POINTS]
-            y, x = np.divmod(points, self._out.shape[2])
+            y, x = np.divmod(points, self.out.shape[2])
             corners, shares = self._plane.corners(y, x)
             nearer = _interpolated(near.logits, corners, shares)
             further = _interpolated(far.logits, corners, shares) if weights.any() else nearer
             for z, weight in zip(range(start, stop), weights, strict=True):
                 mixed = nearer if weight == 0 else (1 - weight) * nearer + weight * further
-                self._out[z, y, x] = self._decision.labels(mixed)
+                self.out[z, y, x] = self._decision.labels(mixed)
 
 
 @dataclass(frozen=True, eq=False)

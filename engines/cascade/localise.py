@@ -70,10 +70,10 @@ def localise(
     masks = len(organs) * float(np.prod(sampler.grid.shape))
     watch.reserve(masks + sampler.working_bytes(box) + network.memory_bytes(size), "localising organs")
     with watch.timed("preprocess"):
-        sampled = sampler.sample(box, watch.check)
+        sampled = sampler.sample(box, network.runtime, check=watch.check)
     watch.check()
     found = _Masks(organs, network, sampler.grid, bool(looked_at))
-    for rows in slide(network, axes.view(sampled.image[None]), sampled.air, watch):
+    for rows in slide(network, sampled.image, sampled.air, watch):
         found.add(rows.start, rows.values)
     del sampled
     image = resample(hu, sampler.grid, box) if looked_at else None

@@ -4,13 +4,14 @@
     linear   MONAI's (`linear`); the centres of the first voxels coincide
     spline   nnU-Net v2's (`splines`): the extent is stretched over a whole number of voxels
 
-Everything here is in canonical order; `orientation.AxisOrder` turns the result into a network's own axes.
+Everything here is in canonical order; the image that comes out is along the network's own axes, and lies where the
+network's runtime wants it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,9 +23,11 @@ from engines.cascade.intensity import AIR_HU, Float, normaliser
 from engines.cascade.labelmaps import zoom_labels
 from engines.cascade.linear import spaced_grid
 from engines.cascade.orientation import Box, axis_order
-from engines.cascade.preprocess import Grid, resample
-from engines.cascade.splines import Zoom, lone_axis, zoom_image, zoomed_shape
+from engines.cascade.preprocess import Grid
+from engines.cascade.resampling import Gridded, Zoomed
+from engines.cascade.splines import Zoom, lone_axis, zoomed_shape
 from engines.manifest import Area, Linear, Network, Spline
+from engines.runtime import Image, Resampling, Runtime
 
 Scan = npt.NDArray[np.int16]
 Check = Callable[[], object]
@@ -34,9 +37,9 @@ _LOOK_AT = (2, 4, 4)
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """image: normalised, float32 (z, y, x). air: what air is in it."""
+    """image: normalised, along the network's axes. air: what air is in it."""
 
-    image: Float
+    image: Image
     air: float
 
 
@@ -65,16 +68,17 @@ class Sampler:
         corner = _vector(a * s for a, s in zip(self._crop[0], self.spacing_mm, strict=True))
         return Grid(_shape(self.hu), self.spacing_mm, stretched, corner, shape)
 
-    def sample(self, box: Box, check: Check = lambda: None) -> Sampled:
-        """The normalised image on the grid's voxels in `box`."""
+    def sample(self, box: Box, runtime: Runtime, extra: Float | None = None, check: Check = lambda: None) -> Sampled:
+        """The normalised image on the grid's voxels in `box`. extra: further channels on them, (n, z, y, x)."""
+        axes = axis_order(self.spec.axes)
         if self.spec.normalise_first:
-            rule = normaliser(self.spec.intensity, self._cropped)
-            image = self._resampled(box, rule.clip, check)
-            rule.shift_and_scale(image)
+            rule = normaliser(self.spec.intensity, lambda: self._cropped)
+            image = runtime.resample(self._resampling(box, rule.clip), axes, extra, check)
+            image.normalise(replace(rule, clip=None))  # clipped before: resampling keeps constants
         else:
-            image = self._resampled(box, None, check)
-            rule = normaliser(self.spec.intensity, image)
-            rule.apply(image)
+            image = runtime.resample(self._resampling(box, None), axes, extra, check)
+            rule = normaliser(self.spec.intensity, lambda: image.values()[0])
+            image.normalise(rule)
         return Sampled(image, rule.value(AIR_HU))
 
     def sample_labels(self, labels: npt.NDArray[np.uint8], count: int, box: Box) -> Float:
@@ -93,10 +97,10 @@ class Sampler:
         voxels = float(np.prod([b - a for a, b in zip(*box, strict=True)]))
         return 4 * voxels + (self._zoom(logits=False).working_bytes if isinstance(self.spec.resampling, Spline) else 0)
 
-    def _resampled(self, box: Box, clip: tuple[float, float] | None, check: Check) -> Float:
+    def _resampling(self, box: Box, clip: tuple[float, float] | None) -> Resampling:
         if not isinstance(self.spec.resampling, Spline):
-            return resample(self.hu, self.grid, box, clip)
-        return zoom_image(self._cropped, self._zoom(logits=False), clip=clip, box=box, check=check)
+            return Gridded(self.hu, self.grid, box, clip)
+        return Zoomed(self._cropped, self._zoom(logits=False), box, clip)
 
     def _zoom(self, logits: bool) -> Zoom:
         """The operation from the scan to the grid, for the image or in the order of labels and logits."""

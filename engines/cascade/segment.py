@@ -20,11 +20,10 @@ from engines.cascade.loaded import LoadedNetwork
 from engines.cascade.orientation import AxisOrder
 from engines.cascade.preprocess import linear_weights
 from engines.cascade.sampling import Sampler, Scan
-from engines.cascade.sliding import input_size, slide
+from engines.cascade.sliding import input_size, sweep
 from engines.cascade.splines import Zoom, lone_axis
 from engines.cascade.tiles import Tile
 from engines.manifest import Linear, Network, Spline
-from engines.runtime.host import activated
 
 if TYPE_CHECKING:
     from engines.cascade.detect import Before
@@ -55,19 +54,18 @@ def segment(
         hu.size + sampler.working_bytes(box) + 2 * ring + network.memory_bytes(size), "segmenting the whole scan"
     )
     with watch.timed("preprocess"):
-        sampled = sampler.sample(box, watch.check)
-        channels = [sampled.image[None], *([sampler.sample_labels(*before(), box)] if before else [])]
-    image = axes.view(np.concatenate(channels) if len(channels) > 1 else channels[0])
+        earlier = None if before is None else sampler.sample_labels(*before(), box)
+        sampled = sampler.sample(box, network.runtime, earlier, watch.check)
     result = np.zeros(hu.shape, dtype=np.uint8) if out is None else out
-    labels = LabelStream(_way_back(sampler, axes), _decision(spec), axes.view(result[sampler.where]))
+    activation = spec.activation if _activates(spec) else "none"
+    labels = LabelStream(_way_back(sampler, axes), _decision(spec), axes.view(result[sampler.where]), activation)
 
     def wanted(tile: Tile) -> bool:
         return not sampler.is_air(tile.start, tile.stop, box)
 
-    for rows in slide(network, image, sampled.air, watch, wanted):
+    for sliding, until in sweep(network, sampled.image, sampled.air, watch, wanted):
         with watch.timed("labels"):
-            labels.push(activated(rows.values, spec.activation) if _activates(spec) else rows.values)
-    labels.finish()
+            sliding.label(until, labels)
     return result
 
 

@@ -18,7 +18,7 @@ from engines import manifest
 from engines.cascade.budget import Watch
 from engines.cascade.loaded import LoadedNetwork
 from engines.cascade.tiles import Tile, tiles
-from engines.runtime import Pass
+from engines.runtime import Image, Pass
 from engines.runtime.host import activated
 
 Float = npt.NDArray[np.float32]
@@ -42,35 +42,50 @@ def input_size(shape: Index, tiling: manifest.Tiling) -> Index:
 
 def slide(
     network: LoadedNetwork,
-    image: Float,
+    image: Image,
     air: float,
     watch: Watch,
     wanted: Callable[[Tile], bool] = lambda tile: True,
     keep: tuple[int, ...] | None = None,
 ) -> Iterator[Rows]:
-    """Rows of the result in order, each once, all of them.
+    """Rows of the result in order, each once, all of them. The arguments are those of `sweep`."""
+    done = 0
+    for ring, until in sweep(network, image, air, watch, wanted, keep):
+        yield Rows(done, ring.take(until))
+        done = until
 
-    image: (I, Z, Y, X), any strides, the scan in channel 0. air: what air looks like to the network. wanted: whether a
-    tile has to be run. keep: channels that are wanted; where logits are blended all come all the same.
+
+def sweep(
+    network: LoadedNetwork,
+    image: Image,
+    air: float,
+    watch: Watch,
+    wanted: Callable[[Tile], bool] = lambda tile: True,
+    keep: tuple[int, ...] | None = None,
+) -> Iterator[tuple[Pass, int]]:
+    """A pass, again and again, and until where its rows are final by then: to be taken, or labelled, at once.
+
+    air: what air looks like to the network. wanted: whether a tile has to be run. keep: channels that are wanted; where
+    logits are blended all come all the same.
     """
-    _, z, y, x = image.shape
+    channels, z, y, x = image.shape
     tiling = network.spec.tiling
     size = input_size((z, y, x), tiling)
     outside = 0.0 if tiling.kind == "patch" and tiling.pad == "zero_centred" else air
-    window = network.window(size, (outside, *(0.0,) * (len(image) - 1)), keep)
+    window = network.window(size, (outside, *(0.0,) * (channels - 1)), keep)
     ring = network.runtime.open_pass(network.folds, image, window)
     mirrorings = tuple(network.mirrorings())
     done = 0
     for tile in _tiles((z, y, x), size, tiling):
         if tile.start[0] > done:
-            yield Rows(done, ring.take(tile.start[0]))
             done = tile.start[0]
+            yield ring, done
         if not wanted(tile):
             continue
         for flips in mirrorings:
             watch.check()
             ring.add(tile, flips)
-    yield Rows(done, ring.take(z))
+    yield ring, z
     _note_seconds(ring, watch)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from core.errors import BundleRefused
 from core.volume import Index, Volume
@@ -26,9 +25,9 @@ from engines.importers.graph import read, to_bytes
 from engines.importers.quantise import to_int8
 from engines.manifest import ManifestDraft
 from engines.parity import run_golden
-from engines.runtime import Network, Runtime, Tensor, Window
+from engines.runtime import Network, Runtime, Tensor
 from engines.runtime.choice import choose
-from engines.runtime.host import HostPass
+from engines.runtime.host import OnHost
 
 MOST_IMAGES = 16
 """Images that a network is calibrated with, spread evenly over those that it was given."""
@@ -125,7 +124,7 @@ def _named(name: str) -> str:
     return f"{name.removesuffix('.onnx')[:55]}.int8.onnx"
 
 
-class Recorder:
+class Recorder(OnHost):
     """A runtime that keeps what its networks are given, by file."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -135,9 +134,6 @@ class Recorder:
 
     def load(self, onnx: Path) -> _RecordedNetwork:
         return _RecordedNetwork(self._runtime.load(onnx), self.images.setdefault(onnx.name, []))
-
-    def open_pass(self, networks: Sequence[Network], image: npt.NDArray[np.float32], window: Window) -> HostPass:
-        return HostPass(networks, image, window)
 
 
 class _RecordedNetwork:

@@ -5,7 +5,7 @@ It wraps another runtime and, while `noting` is off, costs one call of a Python 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.volume import Index
-from engines.runtime import Network, Pass, Runtime, Tensor, Tile, Window
+from engines.runtime import Axes, Image, Labelling, Network, Pass, Resampling, Runtime, Tensor, Tile, Window
 
 _KEPT_BYTES = 256 * 1024 * 1024
 
@@ -60,11 +60,21 @@ class Watched:
         """Load with the other runtime, and watch."""
         return _WatchedNetwork(self, self.runtime.load(onnx), onnx)
 
-    def open_pass(self, networks: Sequence[Network], image: npt.NDArray[np.float32], window: Window) -> Pass:
+    def resample(
+        self,
+        scan: Resampling,
+        axes: Axes,
+        extra: npt.NDArray[np.float32] | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> Image:
+        """By the other runtime."""
+        return self.runtime.resample(scan, axes, extra, check)
+
+    def open_pass(self, networks: Sequence[Network], image: Image, window: Window) -> Pass:
         """Open with the other runtime, and watch."""
         watched = [network for network in networks if isinstance(network, _WatchedNetwork)]
         opened = self.runtime.open_pass([network.inner for network in watched], image, window)
-        return _WatchedPass(self, watched, opened, image, window) if self.noting else opened
+        return _WatchedPass(self, watched, opened, image.values(), window) if self.noting else opened
 
     def note(self, network: _WatchedNetwork, image: Tensor) -> None:
         """Add a call. image: copied, or replaced by an earlier one of its shape."""
@@ -108,6 +118,9 @@ class _WatchedPass:
 
     def take(self, until: int) -> npt.NDArray[np.float32]:
         return self.inner.take(until)
+
+    def label(self, until: int, labels: Labelling) -> None:
+        self.inner.label(until, labels)
 
     def _input(self, tile: Tile) -> Tensor:
         """The tile in the near corner of its input; mirrored or not makes no difference to time."""

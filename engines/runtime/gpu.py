@@ -9,7 +9,7 @@ All networks of a runtime share the scratch memory between a network's image and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from core.errors import EngineError
 from core.volume import Index
-from engines.runtime import Network, Tensor, Window, kernels
+from engines.runtime import Axes, Image, Network, Resampling, Tensor, Window, kernels
 from engines.runtime.device import POISON, Device, Execution, Memory
-from engines.runtime.host import HostPass
+from engines.runtime.host import HostImage, HostPass, OnHost
 from engines.runtime.plans import PlanKey, Shelf, StoredPlan
-from engines.runtime.ring import DevicePass, Region, UploadedRegion
+from engines.runtime.ring import DevicePass, UploadedRegion
 from engines.runtime.trust import check_image, check_logits
 
 _FLOAT = 4  # bytes
@@ -82,18 +82,27 @@ class TensorRtRuntime:
         self._precisions |= {plan.precision for plan in plans}
         return GpuNetwork(self, onnx.name[:12], key)
 
+    def resample(
+        self,
+        scan: Resampling,
+        axes: Axes,
+        extra: npt.NDArray[np.float32] | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> HostImage:
+        """By NumPy."""
+        return OnHost().resample(scan, axes, extra, check)
+
     def open_pass(
-        self, networks: Sequence[Network], image: npt.NDArray[np.float32] | Region, window: Window, linger: int = 0
+        self, networks: Sequence[Network], image: Image, window: Window, linger: int = 0
     ) -> DevicePass | HostPass:
         """A sliding window whose logits stay on the device until they are final.
 
         Where weights have a floor the kernels can't blend, and logits come to the host tile by tile.
 
-        image: (I, Z, Y, X) on the host, or a region that is on the device already (`slabs.resample`). linger: see
-        `ring.DevicePass`.
+        linger: see `ring.DevicePass`.
         """
-        if window.floor and isinstance(image, np.ndarray):
-            return HostPass(networks, image, window)
+        if window.floor:
+            return HostPass(networks, image.values(), window)
         if not self._has_kernels:  # compiled now if no build has done it
             self.device.load_kernels(kernels.compiled(self.shelf.folder, self.device.identity.architecture))
             self._has_kernels = True
@@ -101,7 +110,7 @@ class TensorRtRuntime:
         for network in networks:
             assert isinstance(network, GpuNetwork)
             executions.append(network.execution(window.size))
-        region = UploadedRegion(self.device, image) if isinstance(image, np.ndarray) else image
+        region = UploadedRegion(self.device, image.values())
         return DevicePass(self.device, executions, region, window, linger)
 
     def scratch(self, nbytes: int) -> Memory:

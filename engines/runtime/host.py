@@ -1,23 +1,60 @@
-"""A sliding window in the computer's own memory: what every runtime on a CPU uses.
+"""What stands around a network, in the computer's own memory: what every runtime on a CPU uses.
 
-Rows that no later tile touches leave a ring of a tile's depth, so that the logits of a whole scan never exist at once:
-(K, depth, Y, X) float32, the first row of it being the first that was not taken yet.
+Rows of a pass that no later tile touches leave a ring of a tile's depth, so that the logits of a whole scan never exist
+at once: (K, depth, Y, X) float32, the first row of it being the first that was not taken yet.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from core.errors import EngineError
 from core.volume import Index
-from engines.runtime import Activation, Network, Tensor, Tile, Window
+from engines.runtime import Activation, Axes, Image, Labelling, Network, Resampling, Rule, Tensor, Tile, Window
 
 Float = npt.NDArray[np.float32]
+
+
+class HostImage:
+    """See `engines.runtime.Image`. channels: (I, Z, Y, X), canonical where `axes` are given."""
+
+    def __init__(self, channels: Float, axes: Axes | None = None) -> None:
+        self._channels = channels
+        self._turned: Float = channels if axes is None else axes.view(channels)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Along the network's axes."""
+        channels, z, y, x = self._turned.shape
+        return (channels, z, y, x)
+
+    def values(self) -> Float:
+        """The array itself, turned."""
+        return self._turned
+
+    def normalise(self, rule: Rule) -> None:
+        """In place."""
+        rule.apply(self._channels[0])
+
+
+class OnHost:
+    """The part of an `engines.runtime.Runtime` that is the same for all that compute on the CPU."""
+
+    def resample(
+        self, scan: Resampling, axes: Axes, extra: Float | None = None, check: Callable[[], object] = lambda: None
+    ) -> HostImage:
+        """By NumPy."""
+        channels = scan.on_host(check)[None]
+        return HostImage(channels if extra is None else np.concatenate((channels, extra)), axes)
+
+    def open_pass(self, networks: Sequence[Network], image: Image, window: Window) -> HostPass:
+        """A sliding window in the computer's own memory."""
+        return HostPass(networks, image.values(), window)
 
 
 class HostPass:
@@ -60,6 +97,12 @@ class HostPass:
             np.divide(rows, weights, out=rows, where=weights > 0)
         self._taken = until
         return rows
+
+    def label(self, until: int, labels: Labelling) -> None:
+        """Rows that are final, as labels."""
+        labels.push(activated(self.take(until), labels.activation))
+        if until == self._image.shape[1]:
+            labels.finish()
 
     def _fill_input(self, tile: Tile) -> tuple[slice, slice, slice, slice]:
         """The tile's voxels into the input, surrounded by what lies beyond; where in the input they are."""

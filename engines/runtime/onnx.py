@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from core.errors import EngineError
-from engines.runtime import Network, Tensor, Window
-from engines.runtime.host import HostPass
+from engines.runtime import Tensor
+from engines.runtime.host import OnHost
 from engines.runtime.trust import INPUT, OUTPUT, check_image, check_interface, check_logits, poisoned
 
 # All of ONNX Runtime's exceptions derive straight from Exception, and which there are differs between versions.
@@ -24,7 +22,7 @@ _ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-class OnnxRuntime:
+class OnnxRuntime(OnHost):
     """threads: how many cores one inference uses."""
 
     name = "onnx"
@@ -37,10 +35,6 @@ class OnnxRuntime:
         # The arena keeps the largest study's memory for ever; without it a run gives back what it took.
         self._options.enable_cpu_mem_arena = False
         self._options.log_severity_level = 4  # errors reach us as exceptions
-
-    def open_pass(self, networks: Sequence[Network], image: npt.NDArray[np.float32], window: Window) -> HostPass:
-        """A sliding window in the computer's own memory."""
-        return HostPass(networks, image, window)
 
     def load(self, onnx: Path) -> OnnxNetwork:
         """Read an ONNX file and prepare it."""

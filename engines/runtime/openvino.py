@@ -9,17 +9,15 @@ fast as dynamic ones); the last few are kept, because tiles always have the same
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import openvino as ov
 
 from core.errors import EngineError
-from engines.runtime import Network, Tensor, Window
-from engines.runtime.host import HostPass
+from engines.runtime import Tensor
+from engines.runtime.host import OnHost
 from engines.runtime.trust import check_image, check_interface, check_logits, poisoned
 
 _DEVICE = "CPU"
@@ -27,7 +25,7 @@ _KEPT_SHAPES = 3
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 
-class OpenVinoRuntime:
+class OpenVinoRuntime(OnHost):
     """threads: how many cores one inference uses. precision: auto takes bf16 if the CPU has it; int8: int8 files."""
 
     name = "openvino"
@@ -50,10 +48,6 @@ class OpenVinoRuntime:
         }
         if cache is not None:
             self._options["CACHE_DIR"] = str(cache)
-
-    def open_pass(self, networks: Sequence[Network], image: npt.NDArray[np.float32], window: Window) -> HostPass:
-        """A sliding window in the computer's own memory."""
-        return HostPass(networks, image, window)
 
     def load(self, onnx: Path) -> OpenVinoNetwork:
         """Read an ONNX file; it is compiled when the first image's shape is known."""

@@ -22,8 +22,9 @@ import numpy.typing as npt
 
 from core.errors import EngineError
 from core.volume import Index
-from engines.runtime import Activation, Tile, Window
+from engines.runtime import Activation, Labelling, Tile, Window
 from engines.runtime.device import POISON, Argument, Device, Event, Execution, Memory, Stream, address, tile_axis
+from engines.runtime.host import activated
 from engines.runtime.trust import check_found
 
 _ACTIVATIONS: dict[Activation, int] = {"none": 0, "softmax": 1, "sigmoid": 2}  # `Activation` of kernels/arithmetic.h
@@ -165,6 +166,12 @@ class DevicePass:
             result[:, begin - first : begin - first + rows] = part
         self.settle()
         return result
+
+    def label(self, until: int, labels: Labelling) -> None:
+        """The same rows, as labels."""
+        labels.push(activated(self.take(until), labels.activation))
+        if until == self._region.shape[1]:
+            labels.finish()
 
     def drop(self, until: int) -> None:
         """Forget rows z < until, unread: after they were resampled on the device."""

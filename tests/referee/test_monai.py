@@ -19,6 +19,7 @@ from engines.importers import ImportRefused
 from engines.importers.binding import unbound
 from engines.importers.monai import Imported, import_monai, read_monai
 from engines.runtime.choice import choose
+from engines.runtime.onnx import OnnxRuntime
 
 from . import monai_bundles as made
 
@@ -132,9 +133,7 @@ def test_the_networks_see_the_same_numbers(case: tuple[np.ndarray, Path], traine
     expected = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"][0].numpy()
     dx, dy, dz = SPACING_MM
     sampler = Sampler(imported.bundle.manifest.networks[0], np.ascontiguousarray(hu.transpose(2, 1, 0)), (dz, dy, dx))
-    from engines.cascade.orientation import axis_order
-
-    found = axis_order("RAS").view(sampler.sample(sampler.grid.whole).image)
+    (found,) = sampler.sample(sampler.grid.whole, OnnxRuntime(1)).image.values()
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

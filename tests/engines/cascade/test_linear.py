@@ -13,6 +13,7 @@ from engines.cascade.orientation import axis_order
 from engines.cascade.preprocess import Float, interpolate, resample
 from engines.cascade.sampling import Sampler
 from engines.manifest import Network
+from engines.runtime.onnx import OnnxRuntime
 
 SHAPE, MM = (21, 18, 25), (2.5, 0.8, 0.8)
 
@@ -78,7 +79,7 @@ def test_the_sampler_uses_it_where_the_manifest_says_linear() -> None:
     sampler = Sampler(spec, volume(), MM)
     assert isinstance(sampler.grid, Spaced)
     order = axis_order("RAS")
-    image = order.view(sampler.sample(sampler.grid.whole).image)
+    (image,) = sampler.sample(sampler.grid.whole, OnnxRuntime(1)).image.values()
     np.testing.assert_allclose(
         image, expected(order.view(volume()), order.from_canonical(MM), (1.5, 1.5, 2.0)), atol=2e-3
     )

@@ -18,7 +18,7 @@ from engines.cascade.sliding import probabilities, slide
 from engines.cascade.tiles import tiles
 from engines.manifest import Network
 from engines.runtime import Window
-from engines.runtime.host import HostPass, activated
+from engines.runtime.host import HostImage, HostPass, activated
 from engines.runtime.onnx import OnnxRuntime
 from tests.engines.runtime import networks
 
@@ -55,7 +55,7 @@ def watch() -> Watch:
 
 
 def slid(network: LoadedNetwork, x: Float, **options: Any) -> Float:
-    rows = list(slide(network, x, AIR, watch(), **options))
+    rows = list(slide(network, HostImage(x), AIR, watch(), **options))
     assert [r.start for r in rows] == list(np.cumsum([0, *(r.values.shape[1] for r in rows)])[:-1])
     return np.concatenate([r.values for r in rows], axis=1)
 

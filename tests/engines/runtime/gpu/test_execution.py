@@ -26,7 +26,7 @@ from engines.importers.graph import read, to_bytes
 from engines.importers.precision import to_fp16
 from engines.runtime import Window
 from engines.runtime.gpu import GpuNetwork, TensorRtRuntime
-from engines.runtime.host import HostPass
+from engines.runtime.host import HostImage, HostPass
 from engines.runtime.plans import Profile, Shelf
 from tests.engines.runtime import networks
 from tests.engines.runtime.gpu.test_ring import OrtNetwork, slide
@@ -113,7 +113,7 @@ def test_a_pass_by_tensorrt_gives_what_a_pass_on_the_host_gives(gpu: CudaDevice,
     x = phantom_like((150, 100, 70))[0]
     window = Window((64, 64, 64), 2, (-2.0,), activation="softmax", runs=2)
     mirrors = [(0, 0, 0), (1, 0, 1)]
-    sliding = runtime.open_pass([loaded], x, window)
+    sliding = runtime.open_pass([loaded], HostImage(x), window)
     got = slide(sliding, (150, 100, 70), window.size, 0.25, mirrors)
     expected = slide(HostPass([OrtNetwork(content)], x, window), (150, 100, 70), window.size, 0.25, mirrors)
     np.testing.assert_allclose(got, expected, atol=2e-3)
@@ -132,7 +132,7 @@ def test_an_output_that_can_not_be_trusted_is_a_failure(
     x = phantom_like((8, 8, 8))
     with pytest.raises(EngineError, match=complaint):
         loaded.run(x)
-    sliding = runtime.open_pass([loaded], x[0], Window((8, 8, 8), 2, (0.0,)))
+    sliding = runtime.open_pass([loaded], HostImage(x[0]), Window((8, 8, 8), 2, (0.0,)))
     sliding.add(next(tiles((8, 8, 8), (8, 8, 8), 0)))
     with pytest.raises(EngineError, match=complaint):
         sliding.take(8)
