@@ -170,7 +170,7 @@ def activated(logits: Float, activation: Activation, keep: Sequence[int] | None 
 
 def _sigmoid(x: Float) -> Float:
     """0.5 * (1 + tanh(x / 2)), which never overflows; in one buffer: fresh memory costs more than arithmetic."""
-    result: Float = np.multiply(x, 0.5, dtype=np.float32)
+    result: Float = np.asarray(np.multiply(x, 0.5, dtype=np.float32))  # of a single score, too, an array
     np.tanh(result, out=result)
     result += 1
     result *= 0.5
