@@ -1,7 +1,7 @@
 """The honest baseline: contrast and size thresholds in the organ's true mask, no learning.
 
     1  the organ's HU are averaged over a few mm, within the organ alone, so that noise goes and edges don't leak in
-    2  voxels that differ from the organ's median by a rule's contrast, brighter or darker, are marked
+    2  voxels that differ by a rule's contrast, brighter or darker, from the organ's median or from 0 HU are marked
     3  a case's score is the diameter of the largest connected mark, in mm
     4  on tuning cases the rule is chosen that finds most cancers with the size threshold that keeps the specificity
 
@@ -26,19 +26,25 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rule:
-    """What is marked: HU at least `contrast_hu` above or below the organ's median, after averaging over `smooth_mm`."""
+    """What is marked: HU at least `contrast_hu` above or below the organ's median, after averaging over `smooth_mm`.
+
+    absolute: above or below 0 HU instead.
+    """
 
     polarity: Polarity
     contrast_hu: float
     smooth_mm: float
+    absolute: bool = False
 
 
+_BRIGHTER = (4.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 70.0, 100.0, 130.0, 160.0, 250.0, 400.0, 600.0, 750.0, 830.0)
+_DARKER = (4.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 100.0)
+_HU = (5.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 45.0, 50.0)
 RULES: tuple[Rule, ...] = tuple(
-    Rule(polarity, contrast, smooth)
-    for smooth in (3.0, 6.0)
-    for polarity in ("brighter", "darker")
-    for contrast in (4.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 100.0, 250.0, 500.0)
-)  # fmt: skip
+    [Rule("brighter", contrast, smooth) for smooth in (3.0, 6.0) for contrast in _BRIGHTER]
+    + [Rule("darker", contrast, smooth) for smooth in (3.0, 6.0) for contrast in _DARKER]
+    + [Rule("brighter", hu, smooth, absolute=True) for smooth in (3.0, 6.0) for hu in _HU]
+)
 """Every rule that is tried. Contrasts up to 20 HU are those of solid and hollow organs, large ones those of lungs."""
 
 
@@ -82,7 +88,7 @@ def marks_mm(
     for i, rule in enumerate(rules):
         if rule.smooth_mm not in smoothed:
             smoothed[rule.smooth_mm] = _mean_within(values, mask, rule.smooth_mm, spacing_mm)
-        delta = smoothed[rule.smooth_mm] - level
+        delta = smoothed[rule.smooth_mm] - (0.0 if rule.absolute else level)
         hit = mask & ((delta if rule.polarity == "brighter" else -delta) >= rule.contrast_hu)
         found[i] = _largest_mm(hit, float(np.prod(spacing_mm)))
     return found
@@ -127,8 +133,10 @@ def _mean_within(
 
 
 def _largest_mm(hit: npt.NDArray[np.bool_], voxel_mm3: float) -> float:
-    labels, count = ndimage.label(hit)
-    if not count:
+    rows = [np.flatnonzero(hit.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if not rows[0].size:
         return 0.0
+    z, y, x = (slice(int(r[0]), int(r[-1]) + 1) for r in rows)
+    labels, _ = ndimage.label(hit[z, y, x])
     largest = int(np.bincount(labels.ravel())[1:].max())
     return float(np.cbrt(6 * largest * voxel_mm3 / np.pi))

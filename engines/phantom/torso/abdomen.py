@@ -8,7 +8,7 @@ import numpy as np
 
 from engines.phantom.shapes import Ellipsoid, HalfSpace, Union
 from engines.phantom.torso.body import belly
-from engines.phantom.torso.fields import Array, Field, union
+from engines.phantom.torso.fields import Array, Field, cut, union
 from engines.phantom.torso.labels import Tissue
 from engines.phantom.torso.person import Plan
 from engines.phantom.torso.strands import Strands, curve, grow_tree
@@ -37,8 +37,8 @@ def build_abdomen(studio: Studio) -> None:
         hilum = studio.field(Ellipsoid((float(c[0]), float(c[1] - 9), float(c[2] - s * 20)), (17, 9, 15), turn), 1.0)
         f[f"kidney{s}"] = kidney.without(hilum)
         f[f"sinus{s}"] = studio.field(
-            Ellipsoid((float(c[0]), float(c[1] - 3), float(c[2] - s * 11)), (30 * size, 8, 11), turn), 2.0, 1.5
-        )
+            Ellipsoid((float(c[0]), float(c[1] - 3), float(c[2] - s * 10)), (36 * size, 11, 17), turn), 3.0, 2.5
+        ).within(kidney.grown(-8))
         studio.lines[f"kidney{s}"] = c[None]
     kidneys = union(f["kidney-1"], f["kidney1"])
     _liver(studio, lift, kidneys)
@@ -62,8 +62,8 @@ def _liver(studio: Studio, lift: float, kidneys: Field) -> None:
     back = studio.field(HalfSpace((330, 62, 0), (0.1, 1.0, 0.75)), 2.0)
     low_left = studio.field(HalfSpace((324 + lift, -40, 20), (-1.0, -0.3, 0.1)), 2.0)
     left_part = studio.field(HalfSpace((0, 0, -22), (0, 0, -1.0)))
-    cut = np.maximum.reduce([whole.values, underside.on(whole.where), back.on(whole.where)])
-    cut = np.maximum(cut, np.where(left_part.on(whole.where) < 0, low_left.on(whole.where), -60))
+    carved = cut(whole.values, underside.on(whole.where), back.on(whole.where))
+    carved = np.maximum(carved, np.where(left_part.on(whole.where) < 0, low_left.on(whole.where), -60))
     fossa = Ellipsoid((278 + lift, -46, -48), (34, 15, 15), (0.15, 0.55, 0.0))
     big = 1.3 if "bile duct dilatation" in _signs(studio, "pancreas") else float(rng.uniform(0.8, 1.1))
     centre = studio.jitter(rng, [fossa.centre], 4)[0]
@@ -72,7 +72,7 @@ def _liver(studio: Studio, lift: float, kidneys: Field) -> None:
         smooth_tube([(345 + lift, -72, 6), (322 + lift, -52, 0), (300 + lift, -30, -8)], [3.5, 5, 7]), 1.0
     )
     porta = studio.field(smooth_tube([(300 + lift, 0, -16), (318 + lift, 4, -40)], [11, 7]), 1.0)
-    f["liver"] = Field(cut.astype(np.float32), whole.lattice, whole.where).within(f["space"].grown(-0.5)).without(
+    f["liver"] = Field(carved.astype(np.float32), whole.lattice, whole.where).within(f["space"].grown(-0.5)).without(
         kidneys.grown(5), f["gallbladder"].grown(1.5), fissure, porta, f["veins"].grown(-1), f["aorta"].grown(9),
         f["spine"].grown(7),
     )  # fmt: skip
@@ -116,9 +116,32 @@ def tumour_at(plan: Plan) -> float:
     return 0.10 + 0.25 * plan.at / 0.66 if plan.at < 0.66 else 0.42 + 0.48 * (plan.at - 0.66) / 0.34
 
 
-def parenchyma(hu: float, swing: float, shift: float) -> Callable[[Spot], Array]:
-    """A solid organ: its HU with a faint mottle."""
-    return lambda spot: np.asarray(hu + swing * spot.mottle(shift), np.float32)
+def parenchyma(hu: float, of: str, shift: float) -> Callable[[Spot], Array]:
+    """A solid organ: its HU and the unevenness that the law gives it."""
+    return lambda spot: np.asarray(hu + spot.texture(of, shift), np.float32)
+
+
+def _kidney(hu: float, shift: float) -> Callable[[Spot], Array]:
+    """A kidney without contrast medium: pyramids a little darker than cortex and columns."""
+
+    def colour(spot: Spot) -> Array:
+        deep = np.clip((-spot.distance - 6) / 2, 0, 1)
+        pyramids = np.clip(0.5 + 1.5 * spot.mottle(shift + 1), 0, 1)
+        return np.asarray(hu + 1 - 4.5 * deep * pyramids + spot.texture("kidney", shift), np.float32)
+
+    return colour
+
+
+def _sinus(fat: float, shift: float) -> Callable[[Spot], Array]:
+    """Fat in the kidney's sinus, with calyces (urine) and vessels in it."""
+
+    def colour(spot: Spot) -> Array:
+        wet = np.clip(2.2 * spot.mottle(shift) - 1.3, 0, 1)
+        vessels = np.clip(spot.grain(shift) - 0.5, 0, 1)
+        soft = np.maximum(wet, vessels)
+        return np.asarray(fat + 6 + soft * (104 + 20 * vessels), np.float32)
+
+    return colour
 
 
 def paint_abdomen(studio: Studio) -> None:
@@ -128,16 +151,10 @@ def paint_abdomen(studio: Studio) -> None:
     for s in (-1, 1):
         halo = f[f"kidney{s}"].grown(7).within(f["space"])
         studio.paint(halo, hu.fat - 5, Tissue.FAT, 1.0)
-        studio.paint(f[f"kidney{s}"], parenchyma(hu.kidney, 1.5, 61), Tissue.KIDNEY)
-        sinus = f[f"sinus{s}"].within(f[f"kidney{s}"].grown(-7))
-        studio.paint(
-            sinus,
-            lambda spot: np.asarray(hu.fat + 25 + 110 * np.clip(spot.grain(63) - 0.4, 0, 1), np.float32),
-            Tissue.KIDNEY,
-            1.0,
-        )
-    studio.paint(f["spleen"], parenchyma(hu.spleen, 1.2, 65), Tissue.SPLEEN)
-    studio.paint(f["liver"], parenchyma(hu.liver, 1.8 if person.steatosis else 1.2, 67), Tissue.LIVER)
+        studio.paint(f[f"kidney{s}"], _kidney(hu.kidney, 61), Tissue.KIDNEY)
+        studio.paint(f[f"sinus{s}"], _sinus(hu.fat, 63), Tissue.KIDNEY, 1.5)
+    studio.paint(f["spleen"], parenchyma(hu.spleen, "spleen", 65), Tissue.SPLEEN)
+    studio.paint(f["liver"], parenchyma(hu.liver, "liver", 67), Tissue.LIVER)
     _liver_vessels(studio)
     studio.paint(f["gallbladder"].grown(1.4), hu.wall - 6, Tissue.GALLBLADDER)
     studio.paint(f["gallbladder"], hu.bile, Tissue.GALLBLADDER)
@@ -152,9 +169,10 @@ def _paint_pancreas(studio: Studio) -> None:
 
     def lobules(spot: Spot) -> Array:
         """Glandular lobules in fat: the fatter, the more the clefts open; the mean keeps the share of fat."""
-        clefts = np.clip((spot.grain(71) * 0.8 + spot.mottle(73) * 0.35 - 1.6 + 2.4 * share) * 1.2, 0, 1)
-        rim = np.clip((spot.distance + 2.2) / 3, 0, 1) * share
-        fat = np.clip(clefts * 0.85 + rim * 0.6, 0, 1)
+        lobules = np.abs(spot.grain(71) + 0.5 * spot.mottle(73))
+        clefts = np.clip(1.15 * share + 0.18 - lobules, 0, 0.6) * 1.5
+        rim = np.clip((spot.distance + 2.2) / 3, 0, 1) * (0.3 + share)
+        fat = np.clip(clefts * (0.4 + 1.2 * share) + rim * 0.6, 0, 1)
         return np.asarray(person.hu.pancreas + fat * (person.hu.fat + 12 - person.hu.pancreas), np.float32)
 
     studio.paint(f["pancreas"], lobules, Tissue.PANCREAS, 0.8)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.phantom.shapes import Dome, Ellipsoid, Prism, Shape, Union
-from engines.phantom.torso.fields import Array, Field, Sheet, union
+from engines.phantom.torso.fields import Array, Field, Sheet, cut, union
 from engines.phantom.torso.labels import Tissue
 from engines.phantom.torso.person import Person
 from engines.phantom.torso.strands import Strands
@@ -137,12 +137,10 @@ def streaky_muscle(person: Person, shift: float = 0.0) -> Intensity:
     """Muscle with streaks of fat: the older and the weaker, the more."""
 
     def colour(spot: Spot) -> Array:
-        streaks = np.clip(
-            (spot.grain(shift) * 0.45 + spot.mottle(shift + 5) * 0.3 - 0.75 + 0.6 * person.sarcopenia), 0, 1
-        )
-        return np.asarray(
-            person.hu.muscle - 4 * person.sarcopenia + streaks * (person.hu.fat - person.hu.muscle) * 0.4, np.float32
-        )
+        fibres = spot.fibres(shift + 3)
+        streaks = np.clip((fibres * 0.5 + spot.mottle(shift + 5) * 0.3 - 0.75 + 0.6 * person.sarcopenia), 0, 1)
+        flesh = person.hu.muscle - 4 * person.sarcopenia + 2.5 * fibres
+        return np.asarray(flesh + streaks * (person.hu.fat - person.hu.muscle) * 0.45, np.float32)
 
     return colour
 
@@ -152,8 +150,10 @@ def paint_body(studio: Studio) -> None:
     person, f = studio.person, studio.fields
 
     def fat(spot: Spot) -> Array:
-        septa = np.clip(spot.mottle(11) - 1.5, 0, 1) * 30
-        return np.asarray(person.hu.fat + septa, np.float32)
+        # Septa are where a smooth noise is 0: connected sheets around lobules of fat.
+        mottle = spot.mottle(11)
+        septa = np.clip(1 - 7 * np.abs(mottle), 0, 1) * np.clip(1.2 * spot.clouds(13), 0, 1) * 42
+        return np.asarray(person.hu.fat + 2 * mottle + septa, np.float32)
 
     studio.paint(f["body"], 15.0, Tissue.SKIN)
     studio.paint(f["body"].grown(-SKIN_MM), fat, Tissue.FAT)
@@ -187,29 +187,29 @@ def _muscle_planes(studio: Studio) -> None:
     inside = np.maximum(wall + 1.5, 1.5 - cavity)
     thick = 0.7 + 0.8 * person.sarcopenia + 0.2 * max(person.habitus, 0)
     share = cavity / np.maximum(cavity - wall, 1)
-    flank = np.maximum.reduce([np.abs(y) - 52, 75 - np.abs(x), 115 - z, z - 330, inside])
+    flank = cut(np.abs(y) - 52, 75 - np.abs(x), 115 - z, z - 330, inside)
     depth = np.maximum(cavity - wall, 6)
     hu = person.hu.fat + 25
     for level in (0.36, 0.68):
         studio.paint(_sheet(studio, (share - level) * depth + lumps, thick, flank), hu, Tissue.FAT)
-    front = np.maximum.reduce([y + 48, 90 - z, z - 390, inside])
+    front = cut(y + 48, 90 - z, z - 390, inside)
     studio.paint(_sheet(studio, np.abs(x) - (60 + 0.2 * person.belly_mm) + 3 * lumps, 4.0, front), hu, Tissue.FAT)
     studio.paint(_sheet(studio, x + lumps, 2.5, front), hu, Tissue.FAT)
-    back = np.maximum.reduce([38 - y, 90 - z, z - 600, inside, np.abs(x) - 95])
+    back = cut(38 - y, 90 - z, z - 600, inside, np.abs(x) - 95)
     studio.paint(
         _sheet(studio, np.abs(x) - 8 - 0.25 * np.maximum(96 - y, 0) + 3 * lumps, 1.2 + thick, np.maximum(back, 72 - y)),
         hu,
         Tissue.FAT,
     )
     studio.paint(_sheet(studio, np.abs(x) - 60 + 2.5 * lumps, 1.0 + thick, back), hu, Tissue.FAT)
-    gluteal = np.maximum.reduce([18 - y, z - 135, inside - 1, 40 - np.abs(x)])
+    gluteal = cut(18 - y, z - 135, inside - 1, 40 - np.abs(x))
     studio.paint(_sheet(studio, wall + 30 + 0.06 * z + 2 * lumps, 1.6 + thick, gluteal), hu, Tissue.FAT)
     studio.paint(
         _sheet(studio, wall + 52 + 0.1 * z + 2 * lumps, 1.2 + thick, np.maximum(gluteal, z - 110)), hu, Tissue.FAT
     )
-    chest = np.maximum.reduce([y + 35, 465 - z, z - 590, 12 - np.abs(x), np.abs(x) - 150, wall + 1.5])
+    chest = cut(y + 35, 465 - z, z - 590, 12 - np.abs(x), np.abs(x) - 150, wall + 1.5)
     studio.paint(_sheet(studio, wall + 11 + 1.5 * lumps, 1.0 + thick, chest), hu, Tissue.FAT)
-    side = np.maximum.reduce([np.abs(y - 25) - 60, 430 - z, z - 600, 100 - np.abs(x), wall + 2, 3 - cavity])
+    side = cut(np.abs(y - 25) - 60, 430 - z, z - 600, 100 - np.abs(x), wall + 2, 3 - cavity)
     studio.paint(_sheet(studio, wall + 20 + 2 * lumps, 1.2 + thick, side), hu, Tissue.FAT)
     armpits = [
         studio.field(smooth_tube([(500, -8, s * 140), (545, 2, s * 132), (580, 2, s * 112)], [6, 15, 11]), 4.0, 2.0)

@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 SIZE_CLASSES_MM: Final = ((6.0, 10.0), (10.0, 20.0), (20.0, 30.0), (30.0, 50.0), (50.0, 80.0))
 """Classes of the longest diameter; for hollow organs, of the thickened wall's length."""
@@ -21,7 +21,7 @@ SIZE_SHARES: Final = {
     "oesophagus": (0.00, 0.22, 0.34, 0.36, 0.08),
     "lung": (0.12, 0.34, 0.26, 0.22, 0.06),
     "breast": (0.08, 0.42, 0.32, 0.18, 0.00),
-    "liver": (0.04, 0.30, 0.28, 0.26, 0.12),
+    "liver": (0.00, 0.34, 0.28, 0.26, 0.12),
     "stomach": (0.00, 0.24, 0.34, 0.32, 0.10),
     "colorectum": (0.00, 0.24, 0.36, 0.32, 0.08),
 }
@@ -31,7 +31,7 @@ SUBTYPES: Final = {
     "pancreas": {"ductal adenocarcinoma": 0.85, "neuroendocrine tumour": 0.15},
     "oesophagus": {"annular": 0.6, "eccentric": 0.4},
     "lung": {"solid": 0.35, "spiculated": 0.30, "part-solid": 0.13, "ground-glass": 0.10, "obstructing": 0.12},
-    "breast": {"spiculated": 0.6, "circumscribed": 0.4},
+    "breast": {"spiculated": 0.65, "circumscribed": 0.35},
     "liver": {"hepatocellular carcinoma": 0.4, "cholangiocarcinoma": 0.25, "metastases": 0.35},
     "stomach": {"localised": 0.7, "diffuse": 0.3},
     "colorectum": {"annular": 0.55, "polypoid": 0.45},
@@ -47,11 +47,25 @@ CONTRAST_HU: Final = {
 }
 """Lesion minus its own parenchyma or wall, before partial volume and noise."""
 
-FAINTEST_SMALL_HU: Final = {"liver": 11.0}
-"""Under 2 cm no liver lesion is fainter than this: nobody could see it in one non-contrast scan."""
+FAINTEST_HU_MM: Final = {"liver": 240.0}
+"""No liver lesion has less contrast times diameter: 24 HU at 1 cm, 12 at 2 cm. Nobody could see it in one scan."""
 
-ABSOLUTE_HU: Final = {"lung solid": (20.0, 50.0), "lung ground glass": (-700.0, -500.0), "breast": (28.0, 50.0)}
+FAINTEST_WITHOUT_SIGN_HU: Final = {"pancreas": 6.0}
+"""Without a wide duct or a thin gland behind it, no pancreatic cancer is fainter than this: nobody could see it."""
+
+ABSOLUTE_HU: Final = {"lung solid": (20.0, 50.0), "lung ground glass": (-700.0, -500.0), "breast": (32.0, 52.0)}
 """Lung and breast cancers have an HU of their own, whatever surrounds them."""
+
+ABOVE_GLAND_HU: Final = 6.0
+"""A breast cancer is denser than this woman's own gland by at least so much: packed cells without fat."""
+
+TEXTURE_HU: Final = {
+    "liver": {3.0: 1.8, 9.0: 1.0, 27.0: 1.0},
+    "spleen": {3.0: 1.6, 9.0: 0.8, 27.0: 0.6},
+    "kidney": {3.0: 2.4, 9.0: 1.4},
+    "blood": {9.0: 1.6},
+}
+"""How uneven a healthy organ is beyond the scanner's noise: standard deviation in HU for each grain in mm."""
 
 WALL_MM: Final = {"oesophagus": (8.0, 16.0), "stomach": (9.0, 20.0), "colorectum": (8.0, 18.0)}
 """Thickness of the diseased wall. Healthy walls: 2.5 to 4.5, 3 to 5, 1.5 to 3 mm where distended."""
@@ -74,11 +88,14 @@ LOOKALIKES: Final = {
     "liver haemangioma": (0.06, 8.0, 40.0),
     "liver calcification": (0.08, 3.0, 9.0),
     "kidney cyst": (0.35, 5.0, 50.0),
-    "lung granuloma": (0.25, 3.0, 9.0),
-    "lung scar": (0.25, 8.0, 30.0),
-    "intrapulmonary node": (0.15, 3.0, 6.0),
+    "lung dependent atelectasis": (0.35, 4.0, 16.0),
+    "lung apical cap": (0.20, 4.0, 12.0),
+    "lung granuloma": (0.30, 3.0, 14.0),
+    "lung scar": (0.35, 8.0, 40.0),
+    "intrapulmonary node": (0.20, 3.0, 5.0),
     "pancreatic cyst": (0.04, 5.0, 18.0),
     "breast fibroadenoma calcified": (0.06, 8.0, 22.0),
+    "breast fibroadenoma": (0.08, 8.0, 24.0),
     "breast cyst": (0.10, 6.0, 25.0),
     "lymph nodes": (0.90, 4.0, 9.5),
     "collapsed stomach": (0.25, 0.0, 0.0),
@@ -89,12 +106,19 @@ LOOKALIKES: Final = {
     "gallstones": (0.12, 4.0, 18.0),
     "effusion": (0.06, 0.0, 0.0),
 }
-"""Chance (of those who can have it) and size in mm of what must not be called cancer."""
+"""Chance (of those who can have it) and size in mm of what must not be called cancer; of what lies along the pleura,
+its thickness."""
+
+STOOL_HU: Final = (24.0, 46.0)
+"""Of what is solid in the colon, before its crumbs and bubbles: a person's habit."""
+
+FIBROADENOMA_HU: Final = (14.0, 26.0)
+"""Looser than a cancer: fluid-rich stroma."""
 
 SCANS: Final = {
-    "kernels": {"soft": 0.60, "iterative": 0.25, "sharp": 0.15},
+    "kernels": {"soft": 0.62, "iterative": 0.28, "sharp": 0.10},
     "slice_mm": {0.6: 0.04, 1.0: 0.14, 1.5: 0.14, 2.0: 0.12, 3.0: 0.22, 5.0: 0.30, 8.0: 0.04},
-    "dose": (0.45, 1.8),
+    "dose": (0.5, 1.8),
     "coverage": {"torso": 0.40, "chest": 0.30, "abdomen and pelvis": 0.20, "upper abdomen": 0.10},
     "noise_sd_hu": {"soft": 12.0, "iterative": 8.0, "sharp": 62.0},
 }

@@ -11,6 +11,7 @@ Axes are z-y-x in mm of the patient; a lattice point also knows its template coo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,14 @@ Windows = tuple[slice, slice, slice]
 PITCH_MM = 4.0
 FAR_MM = 60.0
 """Distances are cut off here: farther away nobody asks."""
+
+
+def cut(first: npt.NDArray[np.floating[Any]], *others: npt.NDArray[np.floating[Any]]) -> npt.NDArray[Any]:
+    """The distance to what several shapes have in common: their greatest, without stacking them first."""
+    out = np.array(first)
+    for other in others:
+        out = np.maximum(out, other, out=out if other.shape == out.shape and other.dtype == out.dtype else None)
+    return out
 
 
 @dataclass(frozen=True)

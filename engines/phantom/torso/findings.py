@@ -23,6 +23,11 @@ class Surgeon:
         self.studio, self.rng = studio, rng
         self.taken: list[tuple[Centre, float]] = [(np.asarray(f.centre), f.diameter_mm) for f in studio.findings]
 
+    @property
+    def next_number(self) -> int:
+        """The number that the next finding added will have."""
+        return len(self.studio.findings) + 1
+
     def place(self, organ: Field, diameter: float, depth_mm: float, near: Centre | None = None) -> Centre | None:
         """A position in `organ`, clear of other findings; the nearest to `near` of some, if given.
 
@@ -128,7 +133,7 @@ class Surgeon:
         """
         if isinstance(shape, Field) and not (shape.values < -0.2).any():
             return 0
-        number = len(self.studio.findings) + 1
+        number = self.next_number
         for part in (*more, shape):
             self.studio.paint(part, hu, tissue, soft_mm, number, opacity)
         size = diameter or plan.diameter_mm
@@ -166,7 +171,7 @@ def clip(
 
 def mottled(hu: float, swing: float, shift: float) -> Callable[[Spot], Array]:
     """A mass that is not quite even."""
-    return lambda spot: np.asarray(hu + swing * (0.7 * spot.mottle(shift) + 0.7 * spot.grain(shift)), np.float32)
+    return lambda spot: np.asarray(hu + swing * (0.4 * spot.mottle(shift) + 0.9 * spot.grain(shift)), np.float32)
 
 
 def tangent(line: Points, index: int) -> Centre:

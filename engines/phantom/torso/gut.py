@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.phantom.shapes import Ellipsoid
+from engines.phantom.torso import difficulty
 from engines.phantom.torso.body import belly
-from engines.phantom.torso.fields import Array, Field, union
+from engines.phantom.torso.fields import Array, Field, cut, union
 from engines.phantom.torso.labels import Tissue
 from engines.phantom.torso.person import Plan
 from engines.phantom.torso.strands import curve, grow_tree, strands
@@ -47,13 +48,13 @@ def filled(
     return contents
 
 
-def stool(gas: float, shift: float) -> Callable[[Spot], Array]:
-    """Stool with bubbles; `gas` 0..1: how much of the lumen is gas."""
+def stool(hu: float, gas: float, shift: float) -> Callable[[Spot], Array]:
+    """Stool of this HU with crumbs and bubbles; `gas` 0..1: how much of the lumen is gas."""
 
     def contents(spot: Spot) -> Array:
         fine, coarse = spot.grain(shift), spot.mottle(shift + 7)
         bubbles = np.clip((0.8 * fine + 0.35 * coarse - 1.0 + gas) * 1.4, 0, 1)
-        matter = 32 + 26 * fine + 8 * coarse
+        matter = hu + 26 * fine + 8 * coarse
         return np.asarray(matter + (-870 - matter) * bubbles, np.float32)
 
     return contents
@@ -176,9 +177,9 @@ def _loops(studio: Studio) -> None:
     ]
     room = f["space"].grown(-2)
     z, y, x = (t[room.where] for t in studio.canvas.template)
-    limits = np.maximum.reduce([z - 262, 62 - z, y - 26, np.abs(x) - 96]).astype(np.float32)
+    limits = cut(z - 262, 62 - z, y - 26, np.abs(x) - 96).astype(np.float32)
     psoas = (30 - (np.abs(x) + (30 - y) * 0.9)).astype(np.float32)
-    room = Field(np.maximum.reduce([room.values, limits, psoas]), room.lattice, room.where).without(*others, gap_mm=2.0)
+    room = Field(cut(room.values, limits, psoas), room.lattice, room.where).without(*others, gap_mm=2.0)
     f["belly room"] = room
     goals = room.points(rng, 700, 6.0)
     if not len(goals):
@@ -317,7 +318,8 @@ def _paint_colon(studio: Studio, rng: np.random.Generator) -> None:
     studio.paint(f["colon"], person.hu.wall - 4, Tissue.COLON)
     lumen = f["colon"].grown(-2.2)
     full = float(rng.uniform(0.1, 0.75))
-    studio.paint(lumen, stool(full, 95), Tissue.COLON, 0.4)
+    solid = float(person.rng(54).uniform(*difficulty.STOOL_HU))
+    studio.paint(lumen, stool(solid, full, 95), Tissue.COLON, 0.4)
     # Whole stretches hold gas, with stool or fluid below: mostly the transverse colon and the flexures.
     rows = studio.lines["colon"]
     n = len(rows)

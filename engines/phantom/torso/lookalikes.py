@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from engines.phantom.shapes import Ellipsoid
+from engines.phantom.torso import difficulty
 from engines.phantom.torso.body import SKIN_MM, breasts
 from engines.phantom.torso.fields import Array, Field, union
 from engines.phantom.torso.findings import Surgeon, mottled
@@ -24,7 +25,8 @@ def paint_breasts(studio: Studio) -> None:
     density = person.breast_density if person.sex == "F" else 0.8
 
     def glandular(spot: Spot) -> Array:
-        share = np.clip(density * 1.25 - 0.35 + 0.42 * spot.mottle(101) + 0.3 * spot.grain(103), 0, 1)
+        uneven = 0.34 * spot.clouds(107) + 0.34 * spot.mottle(101) + 0.26 * spot.grain(103)
+        share = np.clip(density * 1.25 - 0.35 + uneven, 0, 1)
         rim = np.clip(-spot.distance / 6, 0, 1)
         return np.asarray(person.hu.fat + share * rim * (person.hu.gland - person.hu.fat), np.float32)
 
@@ -117,6 +119,9 @@ def _kidney(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
 def _lung(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
     lung = studio.fields["lung-1" if plan.at < 0.52 else "lung1"]
     around = studio.person.hu.lung
+    if plan.kind in ("lung dependent atelectasis", "lung apical cap"):
+        _pleural(studio, plan, surgeon)
+        return
     if plan.kind == "lung granuloma":
         at = surgeon.place(lung, plan.diameter_mm, 5.0)
         if at is not None:
@@ -142,6 +147,30 @@ def _lung(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
     surgeon.add(plan, strands(lines), -60.0, at, mean_hu=-60.0, around_hu=around, soft_mm=0.4)
 
 
+def _pleural(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
+    """Lung that lies on the back is ill aired, and old lungs have caps of scar at their tops: layers on the pleura."""
+    dependent = plan.kind == "lung dependent atelectasis"
+    value = float(surgeon.rng.uniform(-560, 10) if dependent else surgeon.rng.uniform(-60, 40))
+    low = float(surgeon.rng.uniform(430, 520))
+    for side in (-1, 1):
+        lung = studio.fields[f"lung{side}"]
+        z, y, _ = (t[lung.where] for t in studio.canvas.template)
+        # How thick the layer is at each place: thickest behind and below (or at the top), waving, gone elsewhere.
+        share = (
+            np.clip((y - 28) / 30, 0, 1) * np.clip((low - z) / 60, 0, 1) if dependent else np.clip((z - 560) / 25, 0, 1)
+        )
+        waves = 1 + 0.5 * studio.canvas.small_lumps[lung.where] + 0.3 * studio.canvas.lumps[lung.where]
+        thick = plan.diameter_mm * share * np.clip(waves, 0.1, 1.8) * float(surgeon.rng.uniform(0.5, 1.0))
+        layer = np.maximum(lung.values - 0.3, -lung.values - thick)
+        field = Field(layer.astype(np.float32), lung.lattice, lung.where)
+        points = field.points(surgeon.rng, 1)
+        if len(points):
+            surgeon.add(
+                plan, field, mottled(value, 30, 157), points[0], mean_hu=value, around_hu=studio.person.hu.lung,
+                soft_mm=4.0 if dependent else 0.8,
+            )  # fmt: skip
+
+
 def _pancreas(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
     pancreas = studio.fields["pancreas"]
     at = surgeon.place(pancreas, plan.diameter_mm, 2.0)
@@ -157,9 +186,9 @@ def _breast(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
     if at is None:
         return
     shape = surgeon.lump(at, plan.diameter_mm, 0.04, 0.2, inside=[studio.fields["body"].grown(-3)])
-    value = 7.0 if plan.kind == "breast cyst" else 36.0
+    value = 7.0 if plan.kind == "breast cyst" else float(surgeon.rng.uniform(*difficulty.FIBROADENOMA_HU))
     number = surgeon.add(plan, shape, value, at, mean_hu=value, around_hu=studio.person.hu.fat, tissue=Tissue.BREAST)
-    if plan.kind != "breast cyst":
+    if plan.kind == "breast fibroadenoma calcified":
         for _ in range(5):
             flake = at + surgeon.rng.normal(0, 0.16 * plan.diameter_mm, 3)
             studio.paint(surgeon.lump(flake, 0.32 * plan.diameter_mm, 0.25), 480.0, None, 0.3, number)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from engines.phantom.torso import difficulty
 from engines.phantom.torso.abdomen import tumour_at
-from engines.phantom.torso.fields import Field
+from engines.phantom.torso.fields import Field, cut
 from engines.phantom.torso.findings import Surgeon, clip, local_lattice, mottled
 from engines.phantom.torso.labels import Tissue
 from engines.phantom.torso.person import Plan
@@ -106,12 +107,12 @@ def _liver(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
         hu = person.hu.liver + contrast * float(surgeon.rng.uniform(0.9, 1.1))
         lumps = {"cholangiocarcinoma": 0.22, "metastases": 0.1}.get(plan.kind, 0.08)
         body = surgeon.lump(at, d, lumps, inside=[liver.grown(1.5)])
-        if "capsule" in plan.signs:
-            studio.paint(body.grown(1.6), person.hu.liver + contrast - 7, None, 0.5)
+        if "capsule" in plan.signs:  # it belongs to the tumour, and so to its truth
+            studio.paint(body.grown(1.6), person.hu.liver + contrast - 7, Tissue.LIVER, 0.5, surgeon.next_number)
         number = surgeon.add(
             plan,
             body,
-            mottled(hu, 3.0, 147),
+            mottled(hu, 2.5, 147),
             at,
             mean_hu=hu,
             around_hu=person.hu.liver,
@@ -127,7 +128,7 @@ def _liver(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
             outer = outer[np.linalg.norm(outer - at, axis=1) < 0.5 * d + 55][:14]
             if len(outer):
                 studio.paint(grow_tree(surgeon.rng, at, outer, 3.6, 1.6), person.hu.bile + 4, None, 0.4)
-                studio.paint(body, mottled(hu, 3.0, 147), Tissue.LIVER, 2.0, number)
+                studio.paint(body, mottled(hu, 2.5, 147), Tissue.LIVER, 2.0, number)
 
 
 def _pancreas(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
@@ -174,14 +175,15 @@ def _breast(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
         return
     fits = [f["body"].grown(-2.5)]
     spiky = plan.kind == "spiculated"
-    body = surgeon.lump(at, d, 0.18 if spiky else 0.07, inside=fits, outside=[f["wall"]])
+    hu = max(plan.hu, person.hu.gland + difficulty.ABOVE_GLAND_HU)
+    body = surgeon.lump(at, d, 0.18 if spiky else 0.1, inside=fits, outside=[f["wall"]])
     spikes = [surgeon.spikes(at, d, int(surgeon.rng.integers(9, 16)), (1.1, 1.6))] if spiky else []
     surgeon.add(
         plan,
         body,
-        mottled(plan.hu, 4, 151),
+        mottled(hu, 3, 151),
         at,
-        mean_hu=plan.hu,
+        mean_hu=hu,
         around_hu=person.hu.fat,
         tissue=Tissue.BREAST,
         soft_mm=0.5,
@@ -192,7 +194,7 @@ def _breast(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
         p = np.stack(np.meshgrid(*(a - c for a, c in zip(axes, at, strict=True)), indexing="ij"), axis=-1)
         shell = f["body"].at(axes)
         near = np.linalg.norm(p, axis=-1) - 38
-        studio.paint(clip(lattice, np.maximum.reduce([shell, -(shell + 4.5), near])), 32.0, Tissue.SKIN, 1.0)
+        studio.paint(clip(lattice, cut(shell, -(shell + 4.5), near)), 32.0, Tissue.SKIN, 1.0)
     if "regional nodes" in plan.signs:
         armpit = person.to_patient([(540, 2, side * 130)])[0]
         surgeon.nodes(armpit, 3, (11, 20), 9)

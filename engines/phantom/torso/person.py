@@ -177,7 +177,7 @@ def _body(seed: int, rng: np.random.Generator, habitus_mean: float, sex: str | N
         breath_mm=float(np.clip(rng.normal(0, 9), -18, 22)),
         steatosis=steatosis,
         pancreas_fat=float(
-            np.clip(0.05 + 0.3 * old * rng.random() + 0.06 * max(habitus, 0) + rng.normal(0, 0.04), 0, 0.5)
+            np.clip(0.10 + 0.35 * old * rng.random() + 0.07 * max(habitus, 0) + rng.normal(0, 0.06), 0.02, 0.6)
         ),
         sarcopenia=float(np.clip(0.15 + 0.55 * old + rng.normal(0, 0.12), 0, 1)),
         emphysema=float(np.clip(rng.exponential(0.12) * (0.3 + old), 0, 1)),
@@ -202,7 +202,7 @@ def _tissues(rng: np.random.Generator, steatosis: bool, age: int) -> Tissues:
         kidney=draw(33, 3),
         pancreas=draw(39, 3),
         wall=draw(38, 3),
-        gland=draw(32, 4),
+        gland=draw(32, 5),
         trabecular=draw(215 - 1.9 * max(age - 35, 0), 28),
         cortical=draw(780, 70),
         bile=draw(8, 4),
@@ -229,14 +229,14 @@ def _cancer(rng: np.random.Generator, organ: str, shifted: bool, diameter_mm: fl
         thin, wide = difficulty.WALL_MM[organ]
         reach = np.clip((diameter - 10) / 45, 0, 1)  # longer tumours are thicker
         thick = float(thin + (wide - thin) * np.clip(reach + rng.normal(0, 0.2), 0, 1))
-    hu = _contrast(rng, organ, kind, diameter)
+    signs = tuple(s for s in _possible_signs(organ, kind) if rng.random() < difficulty.SIGNS[s])
+    hu = _contrast(rng, organ, kind, diameter, signs)
     if shifted and organ not in ("lung", "breast"):
         hu *= float(difficulty.SHIFTED["contrast_factor"])  # type: ignore[arg-type]
-    signs = tuple(s for s in _possible_signs(organ, kind) if rng.random() < difficulty.SIGNS[s])
     return Plan(organ, kind, True, diameter, hu, float(rng.random()), thick, signs)
 
 
-def _contrast(rng: np.random.Generator, organ: str, kind: str, diameter: float) -> float:
+def _contrast(rng: np.random.Generator, organ: str, kind: str, diameter: float, signs: tuple[str, ...]) -> float:
     if organ == "lung":
         return float(
             rng.uniform(*difficulty.ABSOLUTE_HU["lung ground glass" if kind == "ground-glass" else "lung solid"])
@@ -244,8 +244,10 @@ def _contrast(rng: np.random.Generator, organ: str, kind: str, diameter: float) 
     if organ == "breast":
         return float(rng.uniform(*difficulty.ABSOLUTE_HU["breast"]))
     hu = float(rng.uniform(*difficulty.CONTRAST_HU.get(kind, difficulty.CONTRAST_HU["hollow"])))
-    if diameter < 20 and organ in difficulty.FAINTEST_SMALL_HU:
-        hu = float(np.copysign(max(abs(hu), difficulty.FAINTEST_SMALL_HU[organ]), hu))
+    if organ in difficulty.FAINTEST_HU_MM:
+        hu = float(np.copysign(max(abs(hu), difficulty.FAINTEST_HU_MM[organ] / diameter), hu))
+    if organ in difficulty.FAINTEST_WITHOUT_SIGN_HU and not {"duct dilatation", "upstream atrophy"} & set(signs):
+        hu = float(np.copysign(max(abs(hu), difficulty.FAINTEST_WITHOUT_SIGN_HU[organ]), hu))
     return hu
 
 

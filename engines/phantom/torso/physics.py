@@ -47,7 +47,11 @@ _USUAL_PIXEL_MM = 0.75
 
 
 class SliceFilter:
-    """Edge response and noise for slices of one size. Deterministic: the noise is that of the generator given."""
+    """Edge response and noise for slices of one size. Deterministic: the noise is that of the generator given.
+
+    edges: the kernel's response, noise: the square root of the noise power over that of white noise of the same sd at
+    the usual pixel; both over the frequencies of a real transform (ny, nx // 2 + 1).
+    """
 
     def __init__(self, shape: tuple[int, int], spacing_yx_mm: tuple[float, float], kernel: Kernel) -> None:
         fy = np.fft.fftfreq(shape[0], spacing_yx_mm[0])[:, None]
@@ -57,7 +61,7 @@ class SliceFilter:
         self._shape = shape
         # The voxel itself blurs already; the kernel's own share is what remains.
         blur2 = max(r.blur_mm**2 - float(np.mean(np.square(spacing_yx_mm))) / 12, 0.0)
-        self._edges = (np.exp(-2 * np.pi**2 * blur2 * f2) * (1 + r.lift * np.minimum(f2 / r.peak_per_mm**2, 4))).astype(
+        self.edges = (np.exp(-2 * np.pi**2 * blur2 * f2) * (1 + r.lift * np.minimum(f2 / r.peak_per_mm**2, 4))).astype(
             np.float32
         )
         power = np.sqrt(f2) * np.exp(-f2 / (2 * r.peak_per_mm**2))
@@ -68,12 +72,12 @@ class SliceFilter:
         whole = float(seen.mean()) / _USUAL_PIXEL_MM**2
         pixel = np.sinc(fy * spacing_yx_mm[0]) ** 2 * np.sinc(fx * spacing_yx_mm[1]) ** 2
         density = power * (pixel if max(spacing_yx_mm) > 1.0 else 1.0) / whole
-        self._noise = np.sqrt(density / (spacing_yx_mm[0] * spacing_yx_mm[1])).astype(np.float32)
+        self.noise = np.sqrt(density / (spacing_yx_mm[0] * spacing_yx_mm[1])).astype(np.float32)
 
     def __call__(self, plane: Array, sd_map: Array, rng: np.random.Generator) -> Array:
         """The slice (y, x) as reconstructed, with noise of `sd_map` HU (y, x)."""
-        content = np.fft.rfft2(plane) * self._edges
-        noise = np.fft.rfft2(rng.standard_normal(self._shape, dtype=np.float32)) * self._noise
+        content = np.fft.rfft2(plane) * self.edges
+        noise = np.fft.rfft2(rng.standard_normal(self._shape, dtype=np.float32)) * self.noise
         both = np.fft.irfft2(np.stack([content, noise]), s=self._shape)
         return np.asarray(both[0] + sd_map * both[1], np.float32)
 

@@ -26,6 +26,8 @@ from engines.phantom.torso.torso import Torso
 Labels = npt.NDArray[np.uint8]
 _PIECE_MM = 2.0
 _BLOCK = 700_000
+CENTRE_NOISE = 1.08
+"""Noise in the middle of a body over that of the whole slice: its rays are the weakest."""
 COVERAGE: dict[str, tuple[float, float]] = {
     "torso": (-25.0, 622.0),
     "chest": (300.0, 622.0),
@@ -79,7 +81,7 @@ def geometry_of(torso: Torso, scan: Scan) -> Geometry:
     dz, dy, dx = scan.spacing_mm
     (_, _), (front, back), (right, left) = torso.trunk
     if scan.matrix is None:
-        ny, nx = int(np.ceil((back - front + 62) / dy)), int(np.ceil((left - right + 24) / dx))
+        ny, nx = _quick((back - front + 62) / dy), _quick((left - right + 24) / dx)
         middle = (front + back + 42) / 2
     else:
         ny, nx = scan.matrix
@@ -87,6 +89,14 @@ def geometry_of(torso: Torso, scan: Scan) -> Geometry:
     low, high = (z * torso.person.scale[0] for z in scan.coverage_mm)
     nz = max(round((high - low) / dz), 1)
     return Geometry((nz, ny, nx), scan.spacing_mm, (-(nx - 1) / 2 * dx, middle - (ny - 1) / 2 * dy, low + dz / 2))
+
+
+def _quick(least: float) -> int:
+    """The next whole number that has no prime factor above 5: Fourier transforms of such lengths are the quick ones."""
+    n = int(np.ceil(least))
+    while pow(30, 20, n):  # 0 exactly where n divides a power of 2 · 3 · 5
+        n += 1
+    return n
 
 
 def render(torso: Torso, scan: Scan | None = None, progress: Callable[[int, int], None] | None = None) -> Rendered:
@@ -222,9 +232,8 @@ class _Finish:
             - (geometry.origin_mm[1] + dy * geometry.shape[1] / 2)
         )
         x = geometry.origin_mm[0] + dx * np.arange(geometry.shape[2])
-        # Rays through the middle of the body are the weakest.
         self._profile = np.asarray(
-            1.08 - 0.33 * np.clip((x[None, :] / 190) ** 2 + (y[:, None] / 130) ** 2, 0, 1.2), np.float32
+            CENTRE_NOISE - 0.33 * np.clip((x[None, :] / 190) ** 2 + (y[:, None] / 130) ** 2, 0, 1.2), np.float32
         )
 
     def noise(self, block: Array) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.phantom.shapes import Box, Grid, Shape, Tube
+from engines.phantom.torso import difficulty
 from engines.phantom.torso.fields import FAR_MM, Array, Axes, Canvas, Field, Lattice, Noise, Sheet
 from engines.phantom.torso.labels import Tissue
 from engines.phantom.torso.person import Person, Points
@@ -40,6 +41,22 @@ class Spot:
     def mottle(self, shift: float = 0.0) -> Array:
         """Noise with a grain of 9 mm."""
         return self.coarse.at(self.axes, shift)
+
+    def clouds(self, shift: float) -> Array:
+        """Noise with a grain of 27 mm. shift: not 0."""
+        z, y, x = self.axes
+        return self.coarse.at((z / np.float32(3), y / np.float32(3), x / np.float32(3)), shift)
+
+    def fibres(self, shift: float) -> Array:
+        """Noise with a grain of 3 mm across the body and 12 mm along it. shift: not 0."""
+        z, y, x = self.axes
+        return self.fine.at((z / np.float32(4), y, x), shift)
+
+    def texture(self, of: str, shift: float) -> Array:
+        """The unevenness of an organ by the law (`difficulty.TEXTURE_HU`), HU. shift: not 0."""
+        grains = {3.0: self.grain, 9.0: self.mottle, 27.0: self.clouds}
+        parts = [np.float32(sd) * grains[grain](shift) for grain, sd in difficulty.TEXTURE_HU[of].items()]
+        return np.asarray(sum(parts, np.float32(0)), np.float32)
 
 
 Intensity = float | Callable[[Spot], Array]

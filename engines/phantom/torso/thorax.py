@@ -129,7 +129,7 @@ def paint_thorax(studio: Studio) -> None:
     _paint_lungs(studio)
 
     def heart(spot: Spot) -> Array:
-        return np.asarray(blood + 1 + 2.0 * spot.mottle(41), np.float32)
+        return np.asarray(blood + 1 + spot.texture("blood", 41), np.float32)
 
     studio.paint(f["heart"], 12.0, Tissue.MEDIASTINUM)
     studio.paint(f["heart"].grown(-1.5), person.hu.fat + 15, Tissue.MEDIASTINUM)

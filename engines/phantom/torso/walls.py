@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from engines.phantom.torso import gut
-from engines.phantom.torso.fields import Array, Field
+from engines.phantom.torso.fields import Array, Field, cut
 from engines.phantom.torso.findings import Centre, Surgeon, clip, local_lattice, mottled, tangent
 from engines.phantom.torso.labels import Tissue
 from engines.phantom.torso.person import Plan
@@ -73,12 +73,14 @@ def _oesophagus(studio: Studio, plan: Plan, surgeon: Surgeon) -> None:
     index = min(int(gut.oesophagus_at(plan) * (len(line) - 1)), len(line) - 4)
     at, along = line[index], tangent(line, index)
     keep_out = [f["airway"].grown(1.4), f["aorta"].grown(0.4), f["spine"].grown(1.5), f["heart"].grown(0.5), f["veins"]]
-    toward = None
+    sides: list[Centre | None] = [None]
     if plan.kind == "eccentric":
-        toward = np.cross(along, surgeon.rng.normal(0, 1, 3))
-        toward /= np.linalg.norm(toward)
+        across = [np.cross(along, v) for v in surgeon.rng.normal(0, 1, (6, 3))]
+        sides = [v / np.linalg.norm(v) for v in across]
     share = max((plan.thick_mm - 6.0) / plan.thick_mm, 0.2)
-    shape = _shell(f["oesophagus"], at, plan, share, along, toward, keep_out, surgeon.rng)
+    # Heart, aorta and spine leave room on some sides only: it grows where most of it fits.
+    shapes = [_shell(f["oesophagus"], at, plan, share, along, side, keep_out, surgeon.rng) for side in sides]
+    shape = max(shapes, key=lambda s: int((s.values < -0.5).sum()))
     _paint(studio, plan, surgeon, shape, at, Tissue.OESOPHAGUS)
     if "regional nodes" in plan.signs:
         surgeon.nodes(at + np.asarray((0, -4, 8)), 2, (9, 14), 9)
@@ -138,5 +140,5 @@ def _base(studio: Studio, plan: Plan, shape: Field, colon: Field) -> None:
     """A polyp's own wall is thickened a little around it."""
     axes = (shape.lattice.axis(0), shape.lattice.axis(1), shape.lattice.axis(2))
     s: Array = colon.at(axes)
-    collar = np.maximum.reduce([shape.values - 4, s, -(s + 4.5)])
+    collar = cut(shape.values - 4, s, -(s + 4.5))
     studio.paint(clip(shape.lattice, collar), studio.person.hu.wall + plan.hu, Tissue.COLON, 0.5)

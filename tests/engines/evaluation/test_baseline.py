@@ -30,7 +30,16 @@ def test_a_marks_diameter_is_the_lesions() -> None:
 
 def test_fat_around_the_organ_does_not_leak_in() -> None:
     hu, organ = _organ(0.0, 0.0, noise=0.0)
-    assert not marks_mm(hu, organ, SPACING).any()
+    relative = tuple(r for r in RULES if not r.absolute)
+    assert not marks_mm(hu, organ, SPACING, relative).any()
+
+
+def test_a_rule_may_count_from_zero() -> None:
+    hu, organ = _organ(-40.0, 10.0, noise=2.0)
+    rules = (Rule("brighter", 30.0, 3.0, absolute=True), Rule("brighter", 60.0, 3.0, absolute=True))
+    whole, none = marks_mm(hu, organ, SPACING, rules)
+    assert whole == pytest.approx(58, abs=3)  # a ball of 60 mm but for the lesion
+    assert none == 0
 
 
 def test_an_absent_organ_has_no_marks_and_shapes_must_agree() -> None:

@@ -47,7 +47,7 @@ def test_a_record_tells_the_case(tmp_path: Path) -> None:
     make_case(tmp_path, 7, Order((4.0, 3.0, 3.0), {"liver": 1}, whole=True))
     record = json.loads((tmp_path / "0000007" / "record.json").read_text())
     assert record["synthetic"] is True
-    assert record["law"]["version"] == 1
+    assert record["law"]["version"] == 2
     cancers = [f for f in record["findings"] if f["cancer"]]
     assert {f["organ"] for f in cancers} == {"liver"}
     with np.load(tmp_path / "0000007" / "case.npz") as case:
