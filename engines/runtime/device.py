@@ -137,3 +137,12 @@ def address(memory: Memory, offset: int = 0) -> Argument:
 def tile_axis(size: int, before: int, extent: int, start: int, flipped: bool) -> Argument:
     """A kernel's argument: how one axis of a tile lies on a region (see `TileAxis` in kernels/arithmetic.h)."""
     return np.array((size, before, extent, start, flipped), dtype=TILE_AXIS)[()]
+
+
+class Constant:
+    """A small array that stays on the device; the host's copy lives as long, for the upload may come late."""
+
+    def __init__(self, device: Device, values: npt.NDArray[Any], stream: Stream) -> None:
+        self._host = np.ascontiguousarray(values)
+        self.memory = device.allocate(values.nbytes)
+        device.upload(self.memory.address, self._host, stream)

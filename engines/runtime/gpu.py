@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from core.errors import EngineError
 from core.volume import Index
-from engines.runtime import Axes, Image, Network, Resampling, Tensor, Window, kernels
+from engines.runtime import Axes, Image, Network, Resampling, Tensor, Window, kernels, slabs
 from engines.runtime.device import POISON, Device, Execution, Memory
-from engines.runtime.host import HostImage, HostPass, OnHost
+from engines.runtime.images import DeviceImage
 from engines.runtime.plans import PlanKey, Shelf, StoredPlan
-from engines.runtime.ring import DevicePass, UploadedRegion
+from engines.runtime.ring import DevicePass
 from engines.runtime.trust import check_image, check_logits
 
 _FLOAT = 4  # bytes
@@ -88,30 +88,26 @@ class TensorRtRuntime:
         axes: Axes,
         extra: npt.NDArray[np.float32] | None = None,
         check: Callable[[], object] = lambda: None,
-    ) -> HostImage:
-        """By NumPy."""
-        return OnHost().resample(scan, axes, extra, check)
+    ) -> DeviceImage:
+        """A scan on a network's grid, in the GPU's memory."""
+        self._need_kernels()
+        return slabs.resample(self.device, scan, axes, extra, check)
 
-    def open_pass(
-        self, networks: Sequence[Network], image: Image, window: Window, linger: int = 0
-    ) -> DevicePass | HostPass:
-        """A sliding window whose logits stay on the device until they are final.
-
-        Where weights have a floor the kernels can't blend, and logits come to the host tile by tile.
-
-        linger: see `ring.DevicePass`.
-        """
-        if window.floor:
-            return HostPass(networks, image.values(), window)
-        if not self._has_kernels:  # compiled now if no build has done it
-            self.device.load_kernels(kernels.compiled(self.shelf.folder, self.device.identity.architecture))
-            self._has_kernels = True
+    def open_pass(self, networks: Sequence[Network], image: Image, window: Window) -> DevicePass:
+        """A sliding window whose logits stay on the device until they are final."""
+        self._need_kernels()
+        if not isinstance(image, DeviceImage):
+            raise EngineError("an image of another runtime does not lie in the GPU's memory")
         executions = []
         for network in networks:
             assert isinstance(network, GpuNetwork)
             executions.append(network.execution(window.size))
-        region = UploadedRegion(self.device, image.values())
-        return DevicePass(self.device, executions, region, window, linger)
+        return DevicePass(self.device, executions, image, window)
+
+    def _need_kernels(self) -> None:
+        if not self._has_kernels:  # compiled now if no build has done it
+            self.device.load_kernels(kernels.compiled(self.shelf.folder, self.device.identity.architecture))
+            self._has_kernels = True
 
     def scratch(self, nbytes: int) -> Memory:
         """Memory for what lies between image and logits, shared by all networks; it grows to the largest need."""

@@ -1,145 +1,174 @@
-"""Resampling on the GPU, slab by slab: HU to a network's image, and blended logits back to another grid.
-
-The NumPy twins are `resample`, `normalise` and `interpolate` of `engines.cascade.preprocess`; weights come from there
-as scipy csr arrays, one an axis, and sums are taken in the same order.
+"""A scan onto a network's grid on the GPU, slab by slab: the sums that NumPy takes, over the weights that NumPy uses.
 
     host            copy stream                     compute stream
     16 slices ────▶ upload (two buffers) ──event──▶ rows, columns, then add to the slices of the result
+
+Slices lie across the axis that is resampled last. Where a spline's results must stay within the range of what it was
+made of, the host looks for that range (whole numbers, once through memory) and a kernel keeps to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from core.errors import EngineError
-from engines.runtime.device import Argument, Device, Event, Memory, Stream, address
-from engines.runtime.ring import DevicePass
+from core.volume import Index
+from engines.runtime import Axes, Resampling
+from engines.runtime.device import Argument, Constant, Device, Event, Memory, Stream, address
+from engines.runtime.images import DeviceImage
 
-Weights = sparse.csr_array
-"""float32 (target voxels, source voxels) along one axis."""
-_SLAB = 16  # source slices at once, as in the NumPy twin
+if TYPE_CHECKING:
+    from engines.runtime import Weights
+
+_SLAB = 16  # source slices at once
 _BUFFERS = 2
 _FLOAT, _SHORT = 4, 2  # bytes
+_BEYOND = (-np.inf, np.inf)
 
 
-class DeviceImage:
-    """A network's image (I, Z, Y, X) float32 on the GPU; channel 0 is the scan. Satisfies `ring.Region`."""
+@dataclass(frozen=True)
+class _Within:
+    """A rule that only clips."""
 
-    def __init__(self, device: Device, shape: tuple[int, int, int, int], stream: Stream) -> None:
-        self.shape = shape
-        self.memory = device.allocate(_FLOAT * int(np.prod(shape)))
-        self._device, self._stream = device, stream
-        self._kept: list[npt.NDArray[Any]] = []
+    clip: tuple[float, float]
+    shift: float = 0.0
+    scale: float = 1.0
 
-    def complete(self, until: int, stream: Stream) -> None:
-        """Let `stream` wait until the whole image is there."""
-        self._device.wait(stream, self._device.record(self._stream))
-
-    def set_channel(self, channel: int, values: npt.NDArray[np.float32]) -> None:
-        """Upload one channel (Z, Y, X): what enters besides the scan."""
-        if values.shape != self.shape[1:]:
-            raise EngineError(f"a channel of shape {values.shape} for an image of {self.shape[1:]}")
-        self._kept.append(np.ascontiguousarray(values, dtype=np.float32))
-        self._device.upload(self._at(channel), self._kept[-1], self._stream)
-
-    def normalise(self, low: float, high: float, mean: float, std: float) -> None:
-        """Clip the scan to low..high HU, subtract the mean, divide by the standard deviation; in place."""
-        voxels = int(np.prod(self.shape[1:]))
-        numbers = (np.float32(low), np.float32(high), np.float32(mean), np.float32(1 / std))
-        self._device.launch("normalise", voxels, [address(self.memory), np.int64(voxels), *numbers], self._stream)
-
-    def scan(self) -> npt.NDArray[np.float32]:
-        """The scan (Z, Y, X) as it is now, on the host."""
-        result = self._device.pinned(self.shape[1:], np.float32)
-        self._device.download(result, self._at(0), self._stream)
-        self._stream.synchronize()
-        return np.array(result)
-
-    def _at(self, channel: int) -> int:
-        return self.memory.address + _FLOAT * channel * int(np.prod(self.shape[1:]))
+    def apply(self, image: npt.NDArray[np.float32]) -> None:
+        np.clip(image, *self.clip, out=image)
 
 
 def resample(
-    device: Device, hu: npt.NDArray[np.int16], along: tuple[Weights, Weights, Weights], channels: int = 1
+    device: Device,
+    scan: Resampling,
+    axes: Axes,
+    extra: npt.NDArray[np.float32] | None = None,
+    check: Callable[[], object] = lambda: None,
 ) -> DeviceImage:
-    """HU on another grid, by the weights of three axes (z, y, x). hu: canonical order, int16, any strides."""
-    (along_z, (first, last)), *in_plane = (_cropped(weights) for weights in along)
-    (along_y, rows), (along_x, columns) = in_plane
-    source = hu[first:last, slice(*rows), slice(*columns)]
-    z, y, x = along_z.shape[0], along_y.shape[0], along_x.shape[0]
+    """See `engines.runtime.Runtime.resample`. EngineError where memory lacks."""
+    layout = _layout(scan.first)
+    source, weights = scan.source.transpose(layout), scan.weights()
+    along, rows, columns = (_Axis.of(weights[axis]) for axis in layout)
+    extent = (along.length, rows.length, columns.length)
     compute = device.stream()
-    image = DeviceImage(device, (channels, z, y, x), compute)
+    image = DeviceImage(device, 1 if extra is None else 1 + len(extra), extent, compute, axes, layout)
     device.fill(image.memory.address, 0, image.memory.nbytes, compute)
-    feed = _Feed(device, source, compute)
-    depth, height, width = min(_SLAB, source.shape[0]), source.shape[1], source.shape[2]
-    by_rows = device.allocate(_FLOAT * depth * y * width)
-    by_columns = device.allocate(_FLOAT * depth * y * x)
-    row_weights, column_weights = _Axis(device, along_y, compute), _Axis(device, along_x, compute)
-    slabs = _Slabs(device, along_z, compute)
+    ranges = _ranges(source, scan.clip) if scan.limits != "none" else None
+    planes = _Planes(device, source[along.where], rows, columns, scan.clip, compute)
+    if ranges is not None and scan.limits == "slice":
+        planes.limit(ranges[along.where])
+    slabs = _Slabs(device, along, compute)
+    size = rows.length * columns.length
     for begin, slab in slabs:
-        n, buffer = feed.take(begin)
-        _launch(device, "resample_short", buffer, row_weights.at(), by_rows, (n, y, height, width), False, compute)
-        feed.give_back()
+        check()
+        n, made = planes.make(begin)
+        target = address(image.memory, _FLOAT * slab.low * size)
         _launch(
-            device, "resample_float", by_rows, column_weights.at(), by_columns, (n * y, x, width, 1), False, compute
+            device, "resample_float", made, slabs.at(slab), target, (1, slab.high - slab.low, n, size), True, compute
         )
-        target = address(image.memory, _FLOAT * slab.low * y * x)
-        sizes = (1, slab.high - slab.low, n, y * x)
-        _launch(device, "resample_float", by_columns, slabs.at(slab), target, sizes, True, compute)
     compute.synchronize()  # the weights and buffers of this function are in use until then
+    if ranges is not None and scan.limits == "scan":
+        image.normalise(_Within((float(ranges[:, 0].min()), float(ranges[:, 1].max()))))
+    for channel, values in enumerate(() if extra is None else extra):
+        image.set_channel(1 + channel, values)
     return image
 
 
-def labels(sliding: DevicePass, along: tuple[Weights, Weights, Weights], device: Device) -> npt.NDArray[np.uint8]:
-    """The winning channel of each voxel of another grid, uint8.
-
-    along: weights (z, y, x) over the whole region; those of z only for the slices wanted, whose sums must be final and
-    still in the ring.
-    """
-    axes = _axes(sliding, along, device)
-    shape = tuple(weights.shape[0] for weights in along)
-    sizes = (np.int32(sliding.channels), np.int32(sliding.depth), np.int64(np.prod(sliding.plane)))
-    arguments = [address(sliding.sums), *sizes, np.int32(sliding.plane[1])]
-    return _fetched(device, "label_slab", arguments, axes, shape, np.uint8, sliding)
+def _layout(first: int) -> Index:
+    a, b = (axis for axis in range(3) if axis != first)
+    return (first, a, b)
 
 
-def peaks(
-    sliding: DevicePass, channels: Sequence[int], along: tuple[Weights, Weights, Weights], device: Device
-) -> npt.NDArray[np.float32]:
-    """The largest value among `channels` in each voxel of another grid, float32. along: as for `labels`."""
-    axes = _axes(sliding, along, device)
-    shape = tuple(weights.shape[0] for weights in along)
-    if not channels or not all(0 <= channel < sliding.channels for channel in channels):
-        raise EngineError(f"no channels {list(channels)} in a pass over {sliding.channels}")
-    wanted = np.asarray(channels, dtype=np.int32)
-    on_device = device.allocate(wanted.nbytes)
-    device.upload(on_device.address, wanted, sliding.compute)
-    sizes = (np.int32(sliding.depth), np.int64(np.prod(sliding.plane)), np.int32(sliding.plane[1]))
-    arguments = [address(sliding.sums), address(on_device), np.int32(len(wanted)), *sizes]
-    return _fetched(device, "peak_slab", arguments, axes, shape, np.float32, sliding)
+def _ranges(source: npt.NDArray[np.int16], clip: tuple[float, float] | None) -> npt.NDArray[np.float32]:
+    """Smallest and largest value of every slice after clipping, (slices, 2)."""
+    found = [(part.min(), part.max()) for part in source]
+    ranges: npt.NDArray[np.float32] = np.asarray(found, dtype=np.float32)
+    return ranges if clip is None else np.clip(ranges, *clip)
 
 
+@dataclass(frozen=True, eq=False)
 class _Axis:
-    """The weights of one axis on the device."""
+    """Weights along one axis of memory, for the part `where` of the source that they touch."""
+
+    weights: Weights
+    where: slice
+
+    @classmethod
+    def of(cls, weights: Weights) -> _Axis:
+        first, last = int(weights.indices.min()), int(weights.indices.max()) + 1
+        return cls(weights[:, first:last], slice(first, last))
+
+    @property
+    def length(self) -> int:
+        return int(self.weights.shape[0])
+
+
+class _Sparse:
+    """A matrix of weights on the device."""
 
     def __init__(self, device: Device, weights: Weights, stream: Stream) -> None:
-        self._host = [
+        arrays = (
             weights.indptr.astype(np.int32),
             weights.indices.astype(np.int32),
             weights.data.astype(np.float32),
-        ]
-        self._parts = [_sent(device, array, stream) for array in self._host]
+        )
+        self._parts = [Constant(device, array, stream) for array in arrays]
 
     def at(self, row: int = 0) -> list[Argument]:
         """The kernel's three arguments, from a row on."""
-        starts, taps, values = self._parts
+        starts, taps, values = (part.memory for part in self._parts)
         return [address(starts, 4 * row), address(taps), address(values)]
+
+
+class _Planes:
+    """The source's slices, resampled within their plane; each `make` uses the memory of the one before."""
+
+    def __init__(
+        self,
+        device: Device,
+        source: npt.NDArray[np.int16],
+        rows: _Axis,
+        columns: _Axis,
+        clip: tuple[float, float] | None,
+        compute: Stream,
+    ) -> None:
+        source = source[:, rows.where, columns.where]
+        depth = min(_SLAB, source.shape[0])
+        self._shape = source.shape
+        self._height, self._width = rows.length, columns.length
+        self._device, self._compute, self._clip = device, compute, clip or _BEYOND
+        self._feed = _Feed(device, source, compute)
+        self._by_rows = device.allocate(_FLOAT * depth * self._height * source.shape[2])
+        self._made = device.allocate(_FLOAT * depth * self._height * self._width)
+        self._rows = _Sparse(device, rows.weights, compute)
+        self._columns = _Sparse(device, columns.weights, compute)
+        self._limits: Constant | None = None
+
+    def limit(self, limits: npt.NDArray[np.float32]) -> None:
+        """Keep every slice to its own limits, (slices, 2)."""
+        self._limits = Constant(self._device, limits, self._compute)
+
+    def make(self, begin: int) -> tuple[int, Memory]:
+        """How many slices there are from `begin` on, and where they lie, (n, rows, columns)."""
+        n, sent = self._feed.take(begin)
+        _, height, width = self._shape
+        sizes = (n, self._height, height, width)
+        rows, columns = self._rows.at(), self._columns.at()
+        _launch(self._device, "resample_short", sent, rows, self._by_rows, sizes, False, self._compute, self._clip)
+        self._feed.give_back()
+        sizes = (n * self._height, self._width, width, 1)
+        _launch(self._device, "resample_float", self._by_rows, columns, self._made, sizes, False, self._compute)
+        if self._limits is not None:
+            plane = self._height * self._width
+            limits = address(self._limits.memory, 2 * _FLOAT * begin)
+            arguments = [address(self._made), limits, np.int64(n), np.int64(plane)]
+            self._device.launch("limit_slices", n * plane, arguments, self._compute)
+        return n, self._made
 
 
 @dataclass(frozen=True)
@@ -152,28 +181,30 @@ class _Slab:
 
 
 class _Slabs:
-    """Weights along z, cut into slabs of the source: one upload for all."""
+    """Weights along the slabs' axis, cut as the slabs are: one upload for all. Slabs that nothing needs lack."""
 
-    def __init__(self, device: Device, along_z: Weights, stream: Stream) -> None:
+    def __init__(self, device: Device, along: _Axis, stream: Stream) -> None:
         self._slabs: list[tuple[int, _Slab]] = []
         parts, row = [], 0
-        for begin in range(0, along_z.shape[1], _SLAB):
-            weights = along_z[:, begin : begin + _SLAB]
+        source = along.weights.shape[1]
+        for begin in range(0, source, _SLAB):
+            weights = along.weights[:, begin : begin + _SLAB]
             touched = np.flatnonzero(np.diff(weights.indptr))
+            if not touched.size:
+                continue
             low, high = int(touched[0]), int(touched[-1]) + 1
             parts.append(weights[low:high])
             self._slabs.append((begin, _Slab(low, high, row)))
             row += high - low
-        width = min(_SLAB, along_z.shape[1])
         for part in parts:
-            part.resize((part.shape[0], width))
-        self._axis = _Axis(device, sparse.vstack(parts, format="csr"), stream)
+            part.resize((part.shape[0], min(_SLAB, source)))
+        self._weights = _Sparse(device, sparse.vstack(parts, format="csr"), stream)
 
     def __iter__(self) -> Iterator[tuple[int, _Slab]]:
         return iter(self._slabs)
 
     def at(self, slab: _Slab) -> list[Argument]:
-        return self._axis.at(slab.row)
+        return self._weights.at(slab.row)
 
 
 class _Feed:
@@ -217,48 +248,11 @@ def _launch(
     sizes: tuple[int, int, int, int],
     add: bool,
     stream: Stream,
+    clip: tuple[float, float] = _BEYOND,
 ) -> None:
-    """sizes: outer, length of the target's axis, length of the source's, inner."""
+    """sizes: outer, length of the target's axis, length of the source's, inner. clip: of the source's values."""
     into = target if isinstance(target, np.generic) else address(target)
     counts = (np.int64(size) for size in sizes)
     outer, length, _, inner = sizes
-    device.launch(kernel, outer * length * inner, [address(source), *axis, into, *counts, np.int32(add)], stream)
-
-
-def _axes(sliding: DevicePass, along: tuple[Weights, Weights, Weights], device: Device) -> list[_Axis]:
-    taps = along[0].indices
-    if taps.size == 0 or taps.min() < sliding.dropped or taps.max() >= sliding.dropped + sliding.depth:
-        raise EngineError(f"slices of the region that are not in the ring, which begins at {sliding.dropped}")
-    if any(weights.shape[1] != n for weights, n in zip(along[1:], sliding.plane, strict=True)):
-        raise EngineError(f"weights for another plane than {sliding.plane}")
-    return [_Axis(device, weights, sliding.compute) for weights in along]
-
-
-def _fetched(
-    device: Device,
-    kernel: str,
-    arguments: list[Argument],
-    axes: list[_Axis],
-    shape: tuple[int, ...],
-    dtype: type[np.generic],
-    sliding: DevicePass,
-) -> npt.NDArray[Any]:
-    count = int(np.prod(shape))
-    result = device.allocate(count * np.dtype(dtype).itemsize)
-    every = [argument for axis in axes for argument in axis.at()]
-    device.launch(kernel, count, [*arguments, *every, address(result), *(np.int64(n) for n in shape)], sliding.compute)
-    fetched = device.pinned(shape, dtype)
-    device.download(fetched, result.address, sliding.compute)
-    sliding.settle()
-    return np.array(fetched)
-
-
-def _cropped(weights: Weights) -> tuple[Weights, tuple[int, int]]:
-    first, last = int(weights.indices.min()), int(weights.indices.max()) + 1
-    return weights[:, first:last], (first, last)
-
-
-def _sent(device: Device, array: npt.NDArray[Any], stream: Stream) -> Memory:
-    memory = device.allocate(array.nbytes)
-    device.upload(memory.address, array, stream)
-    return memory
+    how = (np.int32(add), np.float32(clip[0]), np.float32(clip[1]))
+    device.launch(kernel, outer * length * inner, [address(source), *axis, into, *counts, *how], stream)

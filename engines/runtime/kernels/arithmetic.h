@@ -30,19 +30,20 @@ struct AxisWeights {
     const float *weights;
 };
 
-// Sum of weights times source along one axis; `source` points at tap 0, its taps are `stride` elements apart.
+ONESCAN_FUNCTION float clipped(float value, float low, float high) { return fminf(fmaxf(value, low), high); }
+
+// Sum of weights times clipped source along one axis; `source` points at tap 0, its taps are `stride` elements apart.
 template <typename T>
-ONESCAN_FUNCTION float weighted(const T *source, Count stride, const AxisWeights &axis, Count row) {
+ONESCAN_FUNCTION float weighted(const T *source, Count stride, const AxisWeights &axis, Count row, float low, float high) {
     float sum = 0.0f;
     for (int32_t k = axis.starts[row]; k < axis.starts[row + 1]; ++k)
-        sum = sum + axis.weights[k] * static_cast<float>(source[axis.taps[k] * stride]);
+        sum = sum + axis.weights[k] * clipped(static_cast<float>(source[axis.taps[k] * stride]), low, high);
     return sum;
 }
 
-// HU -> network input, as engines.cascade.preprocess.normalise. scale: 1 / standard deviation.
-ONESCAN_FUNCTION float normalised(float hu, float low, float high, float mean, float scale) {
-    const float clipped = fminf(fmaxf(hu, low), high);
-    return (clipped - mean) * scale;
+// HU -> network input, as engines.cascade.intensity.Normaliser.
+ONESCAN_FUNCTION float normalised(float hu, float low, float high, float shift, float scale) {
+    return (clipped(hu, low, high) - shift) * scale;
 }
 
 // ------------------------------------------------------------------------------------- tiles
@@ -116,23 +117,61 @@ ONESCAN_FUNCTION Count ring_index(const Ring &ring, int32_t channel, int32_t z, 
     return (static_cast<Count>(channel) * ring.depth + z % ring.depth) * ring.plane + in_plane;
 }
 
-// One channel of the ring resampled to one voxel of another grid: z first, then y, then x, as
-// engines.cascade.preprocess.interpolate does. width: voxels of a row of the ring.
-ONESCAN_FUNCTION float interpolated(const Ring &ring, int32_t channel, int32_t width, const AxisWeights &along_z, Count z,
-                                    const AxisWeights &along_y, Count y, const AxisWeights &along_x, Count x) {
-    float value = 0.0f;
-    for (int32_t i = along_x.starts[x]; i < along_x.starts[x + 1]; ++i) {
-        float row = 0.0f;
-        for (int32_t j = along_y.starts[y]; j < along_y.starts[y + 1]; ++j) {
-            const Count in_plane = static_cast<Count>(along_y.taps[j]) * width + along_x.taps[i];
-            float column = 0.0f;
-            for (int32_t k = along_z.starts[z]; k < along_z.starts[z + 1]; ++k)
-                column = column + along_z.weights[k] * ring.sums[ring_index(ring, channel, along_z.taps[k], in_plane)];
-            row = row + along_y.weights[j] * column;
-        }
-        value = value + along_x.weights[i] * row;
+// Where the voxels of another grid lie along one axis of the ring: between first[j] and second[j], weight[j] of the way.
+struct AxisTaps {
+    const int32_t *first, *second;
+    const float *weight;
+};
+
+// One voxel of another grid: the corners of its cell in two slices of the ring (of channel 0), the share of each corner
+// in its slice, and the share of the further slice.
+struct Cell {
+    Count near[4], far[4];
+    float shares[4], weight;
+};
+
+ONESCAN_FUNCTION Cell cell_of(const Ring &ring, int32_t width, const AxisTaps &along_z, Count z, const AxisTaps &along_y,
+                              Count y, const AxisTaps &along_x, Count x) {
+    const Count top = static_cast<Count>(along_y.first[y]) * width, bottom = static_cast<Count>(along_y.second[y]) * width;
+    const Count corners[4] = {top + along_x.first[x], top + along_x.second[x], bottom + along_x.first[x],
+                              bottom + along_x.second[x]};
+    const float v = along_y.weight[y], u = along_x.weight[x];
+    Cell cell = {{}, {}, {(1.0f - v) * (1.0f - u), (1.0f - v) * u, v * (1.0f - u), v * u}, along_z.weight[z]};
+    for (int i = 0; i < 4; ++i) {
+        cell.near[i] = ring_index(ring, 0, along_z.first[z], corners[i]);
+        cell.far[i] = ring_index(ring, 0, along_z.second[z], corners[i]);
     }
-    return value;
+    return cell;
+}
+
+// One channel at that voxel, in the order of sums of engines.cascade.labelmaps: within the slices, then between them.
+// lead: what of the channel is interpolated is its lead over channel 0 (of two classes that is enough).
+ONESCAN_FUNCTION float interpolated(const Ring &ring, int32_t channel, bool lead, const Cell &cell) {
+    const float *sums = ring.sums + static_cast<Count>(channel) * ring.depth * ring.plane;
+    float nearer = 0.0f, further = 0.0f;
+    for (int i = 0; i < 4; ++i) {
+        const float a = lead ? sums[cell.near[i]] - ring.sums[cell.near[i]] : sums[cell.near[i]];
+        const float b = lead ? sums[cell.far[i]] - ring.sums[cell.far[i]] : sums[cell.far[i]];
+        nearer = nearer + a * cell.shares[i];
+        further = further + b * cell.shares[i];
+    }
+    return cell.weight == 0.0f ? nearer : (1.0f - cell.weight) * nearer + cell.weight * further;
+}
+
+// The channel with the largest value, the first of equals; value(channel, lead) gives it.
+template <typename Value>
+ONESCAN_FUNCTION uint8_t winner_of(int32_t channels, const Value &value) {
+    if (channels == 2) return value(1, true) > 0.0f;
+    int32_t winner = 0;
+    float largest = value(0, false);
+    for (int32_t c = 1; c < channels; ++c) {
+        const float other = value(c, false);
+        if (other > largest) {
+            largest = other;
+            winner = c;
+        }
+    }
+    return static_cast<uint8_t>(winner);
 }
 
 }  // namespace onescan

@@ -112,6 +112,7 @@ class SimulatedDevice:
         self.streams: list[SimulatedStream] = []
         self.lost = False
         self.loaded: list[bytes] = []
+        self.launched: set[str] = set()
 
     # ------------------------------------------------------------------------------------------- for tests
 
@@ -194,6 +195,7 @@ class SimulatedDevice:
 
     def launch(self, kernel: str, threads: int, arguments: Sequence[Argument], stream: Stream) -> None:
         assert threads > 0
+        self.launched.add(kernel)
         assert _aligned(arguments), "a structure would lie elsewhere in pycuda's buffer than the kernel reads it"
         function = getattr(self._library, f"launch_{kernel}")
         packed = [bytes(argument.tobytes()) for argument in arguments]

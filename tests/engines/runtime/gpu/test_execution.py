@@ -17,19 +17,23 @@ import pytest
 
 from core.errors import EngineError
 from core.volume import Index
+from engines import volumefile
 from engines.build import profile_of
 from engines.buildprocess import ChildBuild
 from engines.bundle import open_bundle
 from engines.cascade.tiles import tiles
+from engines.cascade.whole import segment_volume
 from engines.commands.options import REFERENCE
 from engines.importers.graph import read, to_bytes
 from engines.importers.precision import to_fp16
+from engines.parity import run_golden
 from engines.runtime import Window
 from engines.runtime.gpu import GpuNetwork, TensorRtRuntime
-from engines.runtime.host import HostImage, HostPass
+from engines.runtime.host import HostPass
+from engines.runtime.onnx import OnnxRuntime
 from engines.runtime.plans import Profile, Shelf
 from tests.engines.runtime import networks
-from tests.engines.runtime.gpu.test_ring import OrtNetwork, slide
+from tests.engines.runtime.gpu.test_ring import OrtNetwork, slide, uploaded
 
 if TYPE_CHECKING:
     from engines.runtime.cuda import CudaDevice
@@ -113,11 +117,25 @@ def test_a_pass_by_tensorrt_gives_what_a_pass_on_the_host_gives(gpu: CudaDevice,
     x = phantom_like((150, 100, 70))[0]
     window = Window((64, 64, 64), 2, (-2.0,), activation="softmax", runs=2)
     mirrors = [(0, 0, 0), (1, 0, 1)]
-    sliding = runtime.open_pass([loaded], HostImage(x), window)
+    sliding = runtime.open_pass([loaded], uploaded(gpu, x), window)
     got = slide(sliding, (150, 100, 70), window.size, 0.25, mirrors)
     expected = slide(HostPass([OrtNetwork(content)], x, window), (150, 100, 70), window.size, 0.25, mirrors)
     np.testing.assert_allclose(got, expected, atol=2e-3)
     assert sliding.seconds["network"] > 0
+
+
+def test_the_reference_bundle_s_answers_and_label_maps_are_the_host_s(gpu: CudaDevice, tmp_path: Path) -> None:
+    for network in SHIPPED.manifest.networks:
+        for name in network.files:
+            content = SHIPPED.path(name).read_bytes()
+            runtime, _ = planned(gpu, tmp_path, content, profile_of(network), tf32=False)
+    assert all(outcome.passed for outcome in run_golden(SHIPPED, runtime))
+    volume = volumefile.read(SHIPPED.path(SHIPPED.manifest.golden[0].input))
+    localiser = SHIPPED.manifest.localiser.id
+    expected = segment_volume(SHIPPED, localiser, OnnxRuntime(4), volume).labels
+    got = segment_volume(SHIPPED, localiser, runtime, volume).labels
+    assert len(np.unique(expected)) > 1
+    assert np.count_nonzero(got != expected) <= 1e-3 * expected.size
 
 
 @pytest.mark.parametrize(
@@ -132,7 +150,7 @@ def test_an_output_that_can_not_be_trusted_is_a_failure(
     x = phantom_like((8, 8, 8))
     with pytest.raises(EngineError, match=complaint):
         loaded.run(x)
-    sliding = runtime.open_pass([loaded], HostImage(x[0]), Window((8, 8, 8), 2, (0.0,)))
+    sliding = runtime.open_pass([loaded], uploaded(gpu, x[0]), Window((8, 8, 8), 2, (0.0,)))
     sliding.add(next(tiles((8, 8, 8), (8, 8, 8), 0)))
     with pytest.raises(EngineError, match=complaint):
         sliding.take(8)

@@ -12,10 +12,10 @@ from core.errors import DeviceLost, EngineError
 from engines.cascade.tiles import tiles
 from engines.runtime import Runtime, Window, kernels
 from engines.runtime.gpu import GpuNetwork, TensorRtRuntime
-from engines.runtime.host import HostImage
 from engines.runtime.plans import Profile, Shelf
 from tests.engines.runtime import networks
 from tests.engines.runtime.gpu.simulator import SimulatedDevice, SimulatedLibrary
+from tests.engines.runtime.gpu.test_ring import uploaded
 
 SHAPE = (8, 9, 10)
 
@@ -153,15 +153,7 @@ def test_a_pass_over_networks_of_the_runtime_uses_their_plans(
     ensemble: list[GpuNetwork] = [runtime.load(blob), runtime.load(blob)]
     x = image(8, 8, 8)
     for _ in range(2):
-        sliding = runtime.open_pass(ensemble, HostImage(x[0]), Window((8, 8, 8), 2, (0.0,), runs=2))
+        sliding = runtime.open_pass(ensemble, uploaded(simulated, x[0]), Window((8, 8, 8), 2, (0.0,), runs=2))
         sliding.add(next(tiles((8, 8, 8), (8, 8, 8), 0)))
         np.testing.assert_allclose(sliding.take(8), ensemble[0].run(x)[0], atol=1e-6)
     assert simulated.loaded == [b"plans sm_87"]
-
-
-def test_weights_with_a_floor_are_blended_on_the_host(simulated: SimulatedDevice, blob: Path) -> None:
-    runtime = runtime_with_plan(simulated, blob, Profile.exact((8, 8, 8)))
-    network, x = runtime.load(blob), image(8, 8, 8)
-    sliding = runtime.open_pass([network], HostImage(x[0]), Window((8, 8, 8), 2, (0.0,), floor=1e-3))
-    sliding.add(next(tiles((8, 8, 8), (8, 8, 8), 0, sum_to_one=False)))
-    np.testing.assert_allclose(sliding.take(8), network.run(x)[0], atol=1e-5)

@@ -12,10 +12,12 @@ import pytest
 
 from core.errors import DeviceLost, EngineError
 from core.volume import Index
+from engines.cascade.orientation import axis_order
 from engines.cascade.tiles import tiles
-from engines.runtime import Activation, Pass, Tensor, Window, ring
+from engines.runtime import Activation, Pass, Tensor, Window, sums
 from engines.runtime.host import HostPass
-from engines.runtime.ring import DevicePass, UploadedRegion
+from engines.runtime.images import DeviceImage
+from engines.runtime.ring import DevicePass
 from tests.engines.runtime import networks
 from tests.engines.runtime.gpu.simulator import RealDevice, SimulatedDevice, SimulatedExecution
 
@@ -46,11 +48,16 @@ class OrtNetwork:
 
 
 def slide(
-    sliding: Pass, shape: Index, size: Index, overlap: float = 0.5, mirrors: Sequence[Index] = PLAIN
+    sliding: Pass,
+    shape: Index,
+    size: Index,
+    overlap: float = 0.5,
+    mirrors: Sequence[Index] = PLAIN,
+    floor: bool = False,
 ) -> npt.NDArray[np.float32]:
     """All rows of a pass over a region of `shape`, driven as the cascade drives it."""
     parts, taken = [], 0
-    for tile in tiles(shape, size, overlap):
+    for tile in tiles(shape, size, overlap, sum_to_one=not floor):
         if tile.start[0] > taken:
             parts.append(sliding.take(tile.start[0]))
             taken = tile.start[0]
@@ -59,13 +66,22 @@ def slide(
     return np.concatenate([*parts, sliding.take(shape[0])], axis=1)
 
 
+def uploaded(device: SimulatedDevice | RealDevice, x: npt.NDArray[np.float32]) -> DeviceImage:
+    """An image (I, Z, Y, X) along a network's axes, in the device's memory."""
+    channels, z, y, x_ = x.shape
+    result = DeviceImage(device, channels, (z, y, x_), device.stream(), axis_order("SPL"))
+    for channel, values in enumerate(x):
+        result.set_channel(channel, values)
+    return result
+
+
 def on_device(
     device: SimulatedDevice | RealDevice, x: npt.NDArray[np.float32], window: Window, *contents: bytes, **changes: float
 ) -> DevicePass:
     executions = [
         SimulatedExecution(device, content, scratch=64 * (i + 1), **changes) for i, content in enumerate(contents)
     ]
-    return DevicePass(device, executions, UploadedRegion(device, x), window)
+    return DevicePass(device, executions, uploaded(device, x), window)
 
 
 def assert_as_on_the_host(
@@ -79,8 +95,8 @@ def assert_as_on_the_host(
 ) -> None:
     shape: Index = (x.shape[1], x.shape[2], x.shape[3])
     host = HostPass([OrtNetwork(content) for content in contents], x, window)
-    expected = slide(host, shape, window.size, overlap, mirrors)
-    got = slide(on_device(device, x, window, *contents), shape, window.size, overlap, mirrors)
+    expected = slide(host, shape, window.size, overlap, mirrors, window.floor > 0)
+    got = slide(on_device(device, x, window, *contents), shape, window.size, overlap, mirrors, window.floor > 0)
     device.check()
     if exactly:
         assert got.tobytes() == expected.tobytes()
@@ -120,13 +136,33 @@ def test_folds_are_averaged(device: SimulatedDevice | RealDevice) -> None:
     assert_as_on_the_host(device, image(12, 8, 8), Window(SIZE, 2, (AIR,), runs=3), *contents, exactly=True)
 
 
+@pytest.mark.parametrize("floor", [1e-3, 0.2])
+@pytest.mark.parametrize("shape", [(20, 9, 10), (5, 6, 7)], ids=str)
+def test_weights_with_a_floor_are_blended_to_the_very_bits_of_numpy(
+    device: SimulatedDevice | RealDevice, shape: Index, floor: float
+) -> None:
+    contents, mirrors = (networks.smoothing(), LOPSIDED), [(0, 0, 0), (0, 1, 1)]
+    window = Window(SIZE, 2, (AIR,), runs=4, floor=floor)
+    assert_as_on_the_host(device, image(*shape), window, *contents, mirrors=mirrors, exactly=True)
+
+
+def test_where_no_tile_of_a_weighed_pass_was_run_nothing_is_divided(device: SimulatedDevice | RealDevice) -> None:
+    sliding = on_device(device, image(24, 8, 8), Window(SIZE, 2, (AIR,), floor=0.1), LOPSIDED)
+    every = list(tiles((24, 8, 8), SIZE, 0.0, sum_to_one=False))
+    sliding.add(every[0])
+    assert sliding.take(8).any()
+    assert not sliding.take(16).any()
+    sliding.add(every[2])
+    assert np.isfinite(sliding.take(24)).all()
+
+
 def test_a_small_region_can_lie_in_the_middle_of_the_tile(device: SimulatedDevice | RealDevice) -> None:
     mirrors = [(0, 0, 0), (1, 0, 1)]
     window = Window(SIZE, 2, (0.0,), centred=True, runs=2)
     assert_as_on_the_host(device, image(5, 8, 3), window, LOPSIDED, mirrors=mirrors, exactly=True)
 
 
-def test_an_image_of_several_channels_with_odd_strides_is_uploaded_in_order(
+def test_an_image_of_several_channels_with_odd_strides_is_gathered_in_order(
     device: SimulatedDevice | RealDevice,
 ) -> None:
     x = np.random.default_rng(2).normal(size=(9, 8, 40, 3)).astype(np.float32).transpose(3, 2, 1, 0)[:, ::-1]
@@ -134,14 +170,10 @@ def test_an_image_of_several_channels_with_odd_strides_is_uploaded_in_order(
     assert_as_on_the_host(device, x, window, networks.channels_summed(3), exactly=True)
 
 
-def test_a_tile_that_needs_many_slabs_waits_for_all_of_them(device: SimulatedDevice | RealDevice) -> None:
-    assert_as_on_the_host(device, image(70, 4, 5), Window((70, 4, 5), 2, (AIR,)), LOPSIDED, exactly=True)
-
-
 def test_rows_that_leave_in_many_parts_are_put_together(
     device: SimulatedDevice | RealDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ring, "_FETCHED", 3 * 2 * 9 * 10 * 4)  # three rows
+    monkeypatch.setattr(sums, "_FETCHED", 3 * 2 * 9 * 10 * 4)  # three rows
     assert_as_on_the_host(device, image(20, 9, 10), Window(SIZE, 2, (AIR,)), networks.smoothing(), exactly=True)
 
 
@@ -181,7 +213,7 @@ def test_an_output_of_zeros_or_nans_is_a_failure_even_on_one_tile_of_many(device
 
 def test_a_run_that_the_library_refuses_is_a_failure(device: SimulatedDevice | RealDevice) -> None:
     execution = SimulatedExecution(device, LOPSIDED)
-    sliding = DevicePass(device, [execution], UploadedRegion(device, image(8, 8, 8)), Window(SIZE, 2, (AIR,)))
+    sliding = DevicePass(device, [execution], uploaded(device, image(8, 8, 8)), Window(SIZE, 2, (AIR,)))
     execution.refuse = True
     with pytest.raises(EngineError, match="refused"):
         slide(sliding, (8, 8, 8), SIZE)
@@ -200,7 +232,7 @@ def test_a_lost_gpu_is_said_to_be_lost_and_stays_so(simulated: SimulatedDevice) 
 
 def test_a_ring_refuses_what_it_can_not_hold(device: SimulatedDevice | RealDevice) -> None:
     sliding = on_device(device, image(24, 8, 8), Window(SIZE, 2, (AIR,)), LOPSIDED)
-    assert sliding.depth == 8
+    assert sliding.sums.depth == 9  # one more for labels, which lie between two slices
     every = list(tiles((24, 8, 8), SIZE, 0.0))
     sliding.add(every[0])
     with pytest.raises(EngineError, match="does not fit"):
