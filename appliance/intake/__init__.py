@@ -3,8 +3,8 @@
 In: C-STORE and C-ECHO from scanners and PACS. Out: one durable file per instance in the spool, its row in the intake
 ledger, and, once a study is judged complete, a hand-over row that the analyser takes up.
 
-    receiver.py   the DICOM service (pynetdicom); answers success only when file and row are durable
-    transport.py  what pynetdicom lacks: bounds on connections, PDU and data set lengths, TCP_NODELAY
+    receiver.py   the DICOM service; answers success only when file and row are durable
+    wire/         PDUs, messages and associations, bounded and sans-IO; sockets and threads in one module
     elements.py   walk an encoded data set, lengths checked, nothing decoded (sans-IO)
     examine.py    is this data set whole, and is it what the sender says? Out come the header facts (facts.py)
     storing.py    one instance, step by step, to "durable"; refusal.py has the statuses for what is not taken

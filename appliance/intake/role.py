@@ -1,6 +1,6 @@
 """The receiver role: DICOM service, spool, ledger and assembly together, from `start` to `stop`.
 
-Threads: one listener and two per association (pynetdicom's), and one here that lets time pass for assembly, hands
+Threads: one listener and one per connection (`wire.service`), and one here that lets time pass for assembly, hands
 complete studies over and prunes finished ones. All state is in the ledger: after a crash, `start` goes on from there.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from pathlib import Path
 
 from appliance.intake.assembly import Assembly, Complete, Waiting
 from appliance.intake.ledger import IntakeLedger
-from appliance.intake.receiver import Receiver, bury
+from appliance.intake.receiver import Receiver
 from appliance.intake.spool import Spool, prunable
 from appliance.intake.storing import Storing
 from appliance.ports import Clock, Doorbell
@@ -64,7 +64,6 @@ class ReceiverRole:
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._stopping = False
-        self._open: set[threading.Thread] = set()  # pynetdicom's associations are threads
         self._next_prune = float("-inf")
         storing = Storing(
             spool=self._spool,
@@ -123,14 +122,12 @@ class ReceiverRole:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _association_opened(self, association: threading.Thread, sender: str) -> None:
+    def _association_opened(self, association: Hashable, sender: str) -> None:
         with self._lock:
-            self._open.add(association)
             self._assembly.association_opened(association, sender)
 
-    def _association_closed(self, association: threading.Thread, released: bool) -> None:
+    def _association_closed(self, association: Hashable, released: bool) -> None:
         with self._lock:
-            self._open.discard(association)
             self._assembly.association_closed(association, released, self._clock.monotonic())
         self._wake.set()
 
@@ -151,9 +148,6 @@ class ReceiverRole:
     def _step(self) -> float:
         """Decide what can be decided; returns the seconds until time alone can decide something more."""
         with self._lock:
-            for association in [a for a in self._open if not a.is_alive()]:  # its thread ended without saying so
-                bury(association)
-                self._association_closed(association, released=False)
             for decision in self._assembly.tick(self._clock.monotonic()):
                 if isinstance(decision, Complete):
                     self._hand_over(decision)

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections.abc import Callable, Hashable, Sequence
@@ -30,14 +29,15 @@ _STRIPES = 64
 
 @dataclass(frozen=True)
 class StoreRequest:
-    """A C-STORE request as it came. association: who brings it. dataset: as encoded by the sender."""
+    """A C-STORE request as it came. association: who brings it. dataset: as encoded by the sender; sha256: of it."""
 
     association: Hashable
     sender: str
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax: str
-    dataset: bytes
+    dataset: bytes | memoryview
+    sha256: str
 
 
 class Storing:
@@ -72,7 +72,7 @@ class Storing:
         facts = examine(  # 2
             request.dataset, request.transfer_syntax, request.sop_class_uid, request.sop_instance_uid
         )
-        sha256 = hashlib.sha256(request.dataset).hexdigest()
+        sha256 = request.sha256
         with self._stripes[hash(facts.sop_instance_uid) % _STRIPES]:  # the same UID on two associations at once
             known = self._ledger.contents_of(facts.sop_instance_uid)
             if any((k.study_uid, k.sha256) == (facts.study_uid, sha256) for k in known):  # 3

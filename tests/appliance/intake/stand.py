@@ -18,6 +18,7 @@ from pynetdicom.association import Association
 
 from appliance.intake.receiver import SOP_CLASSES
 from appliance.intake.role import ReceiverRole
+from appliance.intake.wire.service import Link
 from appliance.storage.intake_journal import IntakeJournal, IntakeReader
 from tests.appliance.dicom_samples import part10
 
@@ -79,6 +80,10 @@ class Stand:
     @property
     def port(self) -> int:
         return self.role.port
+
+    def links(self) -> tuple[Link, ...]:
+        """Connections that are open."""
+        return self.role._receiver._service.links()
 
     def files(self) -> list[Path]:
         return sorted(self.spool.rglob("*.dcm"))

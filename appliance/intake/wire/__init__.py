@@ -1,0 +1,10 @@
+"""The DICOM upper layer (PS3.8) and its messages (PS3.7), as acceptor: bounded, and sans-IO but for one module.
+
+    pdus.py      bytes → whole PDUs; a length is checked before anything of it is read
+    messages.py  P-DATA fragments → DIMSE messages; responses → P-DATA
+    acceptor.py  one association: a table of what is allowed when; negotiation is pynetdicom's
+    service.py   sockets and threads: the only part that waits
+
+What a peer may cost is bounded at each step: connections, PDU length, command and data set length, time. Everything
+that breaks a rule is a `PeerFault`; it ends that connection and nothing else.
+"""
