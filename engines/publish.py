@@ -314,6 +314,8 @@ def register(app: typer.Typer) -> None:
 
         Then take root.pem off this machine: it is only needed once a year, by renew-root. Devices are provisioned
         with the printed root file or with its SHA-256.
+
+        Example: `onescan-engines init-repository --repo /srv/tuf --keys /media/safe/keys`
         """
         root = init_repository(repo, keys)
         _say(as_json, {"root": str(root), "sha256": _sha256(root)}, "root of trust {root}\n  sha256 {sha256}")
@@ -329,6 +331,8 @@ def register(app: typer.Typer) -> None:
 
         Offered is not installed: the registry says which device is to run which version. Publishing the same
         bundle again changes nothing.
+
+        Example: `onescan-engines publish my-bundle --repo /srv/tuf --keys /media/safe/keys`
         """
         with archive.opened(bundle) as opened:
             release = publish_bundle(repo, keys, opened.folder)

@@ -55,6 +55,9 @@ def verify(
 ) -> None:
     """Prove that a bundle is whole, and that this machine gets from it what its maker got.
 
+    The latter is what its golden cases are for: scans with the answers that its maker got. A bundle without any fails,
+    as nothing shows that it works; --no-golden checks the files alone.
+
     Exit status 0: all passed. 1: a check failed; its number is named (the list: `engines/bundle.py`, and for archives
     `engines/archive.py`).
 

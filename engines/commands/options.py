@@ -29,13 +29,22 @@ BundleArgument = Annotated[Path, typer.Argument(help="Bundle: a folder, or an ar
 BundleOption = Annotated[Path, typer.Option("--bundle", help="Bundle: a folder, or an archive.", show_default=_OURS)]
 VolumeArgument = Annotated[Path | None, typer.Argument(help="A volume: .npz with hu (int16) and spacing_mm (z, y, x).")]
 PhantomOption = Annotated[int | None, typer.Option("--phantom", min=0, help="Seed of a synthetic patient instead.")]
-AgeOption = Annotated[int | None, typer.Option("--age", min=0, max=130, help="The patient's age in years.")]
+AgeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--age", min=0, max=130, help="The patient's age in years. Without it: unknown, which a bundle may refuse."
+    ),
+]
 SexOption = Annotated[
     Literal["F", "M", "O"] | None, typer.Option("--sex", help="The patient's sex, as in DICOM.", case_sensitive=False)
 ]
 RuntimeOption = Annotated[Preference, typer.Option("--runtime", help="What runs the networks; auto picks the fastest.")]
 PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="fp32 forgoes bf16: slower, exact. int8: the bundle's int8 files.")
+    Precision,
+    typer.Option(
+        "--precision",
+        help="auto: bf16 where the CPU has it. fp32: exact, slower. int8: the bundle's int8 files, where it has some.",
+    ),
 ]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="Cores to use; 0: all of this process.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]

@@ -155,7 +155,9 @@ def phantom(
         float | None,
         typer.Option(min=0.4, max=8, help="Pixel size in mm; larger is quicker. Default: 512 × 512."),
     ] = None,
-    vendor: Annotated[str, typer.Option(help="Whose scanner the DICOM headers imitate.")] = "siemens",
+    vendor: Annotated[
+        str, typer.Option(help="Whose scanner the DICOM headers imitate: siemens, ge, philips or canon.")
+    ] = "siemens",
     count: Annotated[
         int | None,
         typer.Option(
@@ -169,7 +171,7 @@ def phantom(
     healthy: Annotated[bool, typer.Option("--healthy", help="With --count: nobody has any.")] = False,
     dicom: Annotated[bool, typer.Option("--dicom", help="With --count: DICOM with truth as SEG.")] = False,
     shifted: Annotated[
-        bool, typer.Option("--shifted", help="With --count: kernels, bodies and lesions unlike.")
+        bool, typer.Option("--shifted", help="With --count: as from elsewhere, with other kernels, bodies and lesions.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from onnx import ModelProto
 from pydantic import ValidationError
@@ -21,9 +21,11 @@ from engines.bundle import Bundle, Content, write_bundle
 from engines.cascade import Analysis, Cascade, PatientContext
 from engines.importers import ImportRefused
 from engines.importers.fitting import Fitted, fitted, noise
+from engines.importers.forms import FP32, Forms, check_fp16, with_int8
 from engines.importers.graph import shape_of, to_bytes
 from engines.importers.precision import checked_fp16
 from engines.manifest import GoldenAnswer, GoldenCase, GoldenOrgan, ManifestDraft
+from engines.measuring.memory import with_memory
 from engines.runtime.choice import choose
 
 Say = Callable[[str], None]
@@ -46,30 +48,52 @@ def draft_of(fields: Mapping[str, Any]) -> tuple[ManifestDraft, tuple[Mapping[st
         ) from (error)
 
 
+class Assembled(NamedTuple):
+    """A new bundle. files: what was found of each network file, as stored; notes: what became of each in int8."""
+
+    bundle: Bundle
+    files: Mapping[str, Fitted]
+    notes: tuple[str, ...] = ()
+
+
 def assemble(
     into: Path,
     fields: Mapping[str, Any],
     models: Mapping[str, ModelProto],
     others: Sequence[Content] = (),
     say: Say = lambda line: None,
-    fp16: bool = False,
-) -> tuple[Bundle, Mapping[str, Fitted]]:
-    """A bundle in `into`, and what was found of each network file.
+    forms: Forms = FP32,
+) -> Assembled:
+    """A bundle in `into`.
 
     fields: of a `ManifestDraft`, as JSON has them; golden cases without answers and organs get those that the cascade
-    gives here. models: network files by name; others: the other files. fp16: store networks in fp16. After
-    ImportRefused nothing is there.
+    gives here in fp32, a network without `bytes_per_voxel` gets what it takes here. models: network files by name;
+    others: the other files. forms: precisions to store. After ImportRefused nothing is there.
     """
     if into.exists():
         raise BundleRefused(6, f"{into} exists already", remedy="Choose a new folder or remove the old one first.")
     draft, unanswered = draft_of(fields)
-    files = _fitted_files(draft, models, say)
-    if fp16:
-        files = {name: _halved(found, name, say) for name, found in files.items()}
-    contents = [*(Content(name, "network", to_bytes(found.model)) for name, found in files.items()), *others]
-    golden = _answered(draft, unanswered, contents, say)
-    whole = draft.model_copy(update={"golden": (*draft.golden, *golden)})
-    return write_bundle(into, whole, contents), files
+    precise = _fitted_files(draft, models, say)
+    stored = {name: _halved(found, name, say) for name, found in precise.items()} if forms.fp16 else precise
+    with tempfile.TemporaryDirectory(prefix="onescan-") as folder:
+        scratch = Path(folder)
+        draft = _measured(draft, [*_networks(stored), *others], scratch / "unmeasured", say)
+        golden = _answered(draft, unanswered, [*_networks(precise), *others], scratch / "fp32", say)
+        whole = draft.model_copy(update={"golden": (*draft.golden, *golden)})
+        if not forms.int8 and not forms.fp16:
+            return Assembled(write_bundle(into, whole, [*_networks(precise), *others]), precise)
+        made = write_bundle(scratch / "stored", whole, [*_networks(stored), *others])
+        if forms.fp16:
+            say("golden cases in fp16")
+            check_fp16(made)
+        if forms.int8:
+            bundle, notes = with_int8(made, forms.volumes, into, say)
+            return Assembled(bundle, stored, notes)
+        return Assembled(write_bundle(into, whole, made.contents()), stored)
+
+
+def _networks(files: Mapping[str, Fitted]) -> list[Content]:
+    return [Content(name, "network", to_bytes(found.model)) for name, found in files.items()]
 
 
 def _fitted_files(draft: ManifestDraft, models: Mapping[str, ModelProto], say: Say) -> dict[str, Fitted]:
@@ -86,6 +110,15 @@ def _fitted_files(draft: ManifestDraft, models: Mapping[str, ModelProto], say: S
     return files
 
 
+def _measured(draft: ManifestDraft, contents: Sequence[Content], folder: Path, say: Say) -> ManifestDraft:
+    """The draft with the memory that networks take here, where it says none."""
+    wanting = [spec.id for spec in draft.networks if "bytes_per_voxel" not in spec.model_fields_set]
+    if not wanting:
+        return draft
+    bundle = write_bundle(folder, draft.model_copy(update={"golden": ()}), contents)
+    return draft.model_copy(update={"networks": with_memory(bundle, wanting, say)})
+
+
 def _halved(found: Fitted, name: str, say: Say) -> Fitted:
     say(f"{name}: fp16, with fp32 around its norms")
     channels = shape_of(found.model.graph.input[0])[1]
@@ -94,14 +127,13 @@ def _halved(found: Fitted, name: str, say: Say) -> Fitted:
 
 
 def _answered(
-    draft: ManifestDraft, unanswered: Sequence[Mapping[str, Any]], contents: Sequence[Content], say: Say
+    draft: ManifestDraft, unanswered: Sequence[Mapping[str, Any]], contents: Sequence[Content], folder: Path, say: Say
 ) -> list[GoldenCase]:
     if not unanswered:
         return []
-    with tempfile.TemporaryDirectory(prefix="onescan-") as folder:
-        bundle = write_bundle(Path(folder) / "bundle", draft.model_copy(update={"golden": ()}), contents)
-        cascade = Cascade(bundle, choose("onnx", precision="fp32").runtime)
-        return [_golden_case(case, cascade, bundle, say) for case in unanswered]
+    bundle = write_bundle(folder, draft.model_copy(update={"golden": ()}), contents)
+    cascade = Cascade(bundle, choose("onnx", precision="fp32").runtime)
+    return [_golden_case(case, cascade, bundle, say) for case in unanswered]
 
 
 def _golden_case(case: Mapping[str, Any], cascade: Cascade, bundle: Bundle, say: Say) -> GoldenCase:

@@ -43,6 +43,11 @@ class Trial:
     kept: bool
     why: str
 
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        return f"{self.network}: {'int8' if self.kept else 'stays float'}, {self.images} images; {self.why}"
+
 
 def add_int8(
     bundle: Bundle, volumes: Sequence[Volume], to: Path, say: Callable[[str], None] = lambda line: None

@@ -20,19 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnx import ModelProto
-
 from engines.bundle import Bundle
 from engines.importers import ImportRefused
 from engines.importers.assembly import Say, assemble
 from engines.importers.binding import Binding
 from engines.importers.fitting import Fitted
+from engines.importers.forms import FP32, Forms
 from engines.importers.monai_config import Component, Config
 from engines.importers.monai_transforms import inferer, postprocessing, preprocessing
 
 _CONFIGURATIONS = ("inference.json", "inference.yaml", "inference.yml")
 _WEIGHTS = ("model.pt", "model.ts")
-_MAPS = 1.5 * 6  # feature maps of the first stage that live at once, and deeper ones: see `nnunet`
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +79,7 @@ def import_monai(
     weights: Path | None = None,
     trust_torchscript: bool = False,
     say: Say = lambda line: None,
-    fp16: bool = False,
+    forms: Forms = FP32,
 ) -> Imported:
     """Steps 4 to 6. ImportRefused, BundleRefused: nothing was written."""
     from engines.importers import monai_networks  # imports torch and monai
@@ -96,13 +94,13 @@ def import_monai(
     with tempfile.TemporaryDirectory(prefix="onescan-") as scratch:
         model, difference = monai_networks.to_onnx(network, file, source.definition.name, (a, b, c), Path(scratch))
     spec = {"id": source.name, "stage": stage, "region": "volume", "files": [file], **source.network}
-    spec["bytes_per_voxel"] = _bytes_per_voxel(model)
     networks, detector = [spec], source.name
     if binding.has_organs and binding.has_cancers:
         detector = f"{source.name}-lesions"
         networks.append({**spec, "id": detector, "stage": "detect"})
-    bundle, files = assemble(to, binding.manifest_fields(networks, detector), {file: model}, binding.others, say, fp16)
-    return Imported(bundle, files, difference, source.notes)
+    fields = binding.manifest_fields(networks, detector)
+    made = assemble(to, fields, {file: model}, binding.others, say, forms)
+    return Imported(made.bundle, made.files, difference, (*source.notes, *made.notes))
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -166,13 +164,6 @@ def _weights(folder: Path) -> Path:
         if (path := folder / "models" / name).is_file():
             return path
     raise ImportRefused(f"{folder}/models has no {' or '.join(_WEIGHTS)}", remedy="Name the file with --weights.")
-
-
-def _bytes_per_voxel(model: ModelProto) -> int:
-    """Bytes per input voxel that running the network takes, about: by the width of its first convolution."""
-    kernels = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    first = next(node for node in model.graph.node if node.op_type == "Conv")
-    return max(64, int(_MAPS * 4 * kernels[first.input[1]][0]))
 
 
 def _word(text: str) -> str:

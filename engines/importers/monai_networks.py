@@ -6,6 +6,8 @@ opened only where whoever made it is trusted.
 
 from __future__ import annotations
 
+import inspect
+import operator
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -28,9 +30,13 @@ from engines.runtime.onnx import OnnxRuntime
 from engines.runtime.trust import INPUT, OUTPUT
 
 OPSET = 17
-KNOWN = ("UNet", "BasicUNet", "DynUNet", "SegResNet", "SegResNetDS", "VNet", "UNETR")
-_ONE_SIZE = ("UNETR",)
-"""Transformers: their positions are of one size of tile. (torch 2.13 exports no SwinUNETR of MONAI 1.6.)"""
+KNOWN = (
+    "UNet", "AttentionUnet", "BasicUNet", "DynUNet", "FlexibleUNet", "SegResNet", "SegResNetDS", "SwinUNETR", "UNETR",
+    "VNet",
+)  # fmt: skip
+_ONE_SIZE = ("SwinUNETR", "UNETR")
+"""Transformers: their positions, windows and masks are of one size of tile."""
+_STRAIGHTENED = ("SwinUNETR",)
 _MODULE = "monai.networks.nets"
 _WRAPPERS = ("state_dict", "model", "network", "net")
 _AGREES_WITHIN = 1e-3
@@ -45,14 +51,22 @@ def build(definition: Component, channels: int, labels: int) -> Any:
             f"network_def wants {definition.target}; known are {', '.join(KNOWN)} of {_MODULE}",
             remedy="Export the network to ONNX yourself and use `onescan-engines import onnx`.",
         )
+    kind = getattr(nets, definition.name)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
     arguments = {name: _plain(value, f"network_def::{name}") for name, value in definition.arguments.items()}
     for name, wanted in (("spatial_dims", 3), ("in_channels", channels), ("out_channels", labels)):
-        if arguments.get(name, wanted) != wanted:
-            raise ImportRefused(f"network_def: {name} is {arguments[name]}; this bundle needs {wanted}")
+        given = arguments.get(name, defaults.get(name, wanted))
+        if given not in (wanted, inspect.Parameter.empty):
+            raise ImportRefused(f"network_def: {name} is {given}; this bundle needs {wanted}")
+    if "pretrained" in defaults:
+        arguments["pretrained"] = False  # MONAI would fetch weights from afar; the bundle's own replace them anyway
     try:
-        network = getattr(nets, definition.name)(**arguments)
+        network = kind(**arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError, KeyError) as error:
         raise ImportRefused(f"network_def: monai does not build this {definition.name}: {_gist(error)}") from error
+    for part in network.modules():
+        if hasattr(part, "set_swish"):
+            part.set_swish(memory_efficient=False)  # the same numbers; the other one exists for training only
     return network.eval()
 
 
@@ -74,7 +88,7 @@ def to_onnx(network: Any, name: str, kind: str, tile: Index, scratch: Path) -> t
         warnings.simplefilter("ignore")  # of the exporter, about itself
         try:
             torch.onnx.export(
-                network,
+                _straightened(network, image) if kind in _STRAIGHTENED else network,
                 (image,),
                 buffer,
                 opset_version=OPSET,
@@ -82,6 +96,7 @@ def to_onnx(network: Any, name: str, kind: str, tile: Index, scratch: Path) -> t
                 output_names=[OUTPUT],
                 dynamic_axes=axes,
                 dynamo=False,
+                training=torch.onnx.TrainingMode.PRESERVE,  # `build` has chosen
             )
             expected = network(image).numpy()
         except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
@@ -96,6 +111,36 @@ def to_onnx(network: Any, name: str, kind: str, tile: Index, scratch: Path) -> t
     if not difference <= _AGREES_WITHIN:
         raise EngineError(f"{name} differs from torch by {difference:.1e} of the largest logit")
     return read(to_bytes(model), name), difference
+
+
+def _straightened(network: Any, image: Any) -> Any:
+    """The network for images of just this size: lengths as numbers, and what does not depend on the image as constants.
+
+    The exporter's tracer loses what SwinUNETR writes into slices of its attention masks (its logits would be off by
+    2 %), and the number of channels after a layer norm over a traced length. torch.export loses neither, and what is
+    left after folding are operators that the exporter knows.
+    """
+    module = torch.export.export(network, (image,)).run_decompositions({}).module()
+    values: dict[Any, Any] = {}
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr":
+            values[node] = operator.attrgetter(node.target)(module)
+        elif node.op == "call_function" and all(used in values for used in node.all_input_nodes):
+            args, named = torch.fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*args, **named)
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            module.graph.erase_node(node)
+        elif node.target is torch.ops.aten._unsafe_view.default:
+            node.target = torch.ops.aten.reshape.default
+        elif node.op == "call_function" and node in values and any(user not in values for user in node.users):
+            name = f"constant_{node.name}"
+            module.register_buffer(name, values[node])
+            with module.graph.inserting_before(node):
+                node.replace_all_uses_with(module.graph.get_attr(name))
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
 
 
 def _state_dict(path: Path) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ from engines.importers import ImportRefused
 from engines.importers.assembly import Say, assemble
 from engines.importers.binding import Binding
 from engines.importers.fitting import Fitted
+from engines.importers.forms import FP32, Forms
 from engines.importers.graph import to_bytes
 from engines.importers.nnunet_plans import (
     READER_AXES,
@@ -44,11 +45,6 @@ from engines.manifest import CANONICAL, Axes, Network, Stage
 
 if TYPE_CHECKING:
     from engines.importers.nnunet_weights import Checkpoint
-
-_BYTES_PER_FEATURE = 32
-"""Bytes that a run takes for each voxel and feature of the first stage. Measured on 64 × 96 × 96 voxels with 32 to 320
-features, of all memory: PlainConvUNet 21 in ONNX Runtime and 22 in OpenVINO fp32, ResidualEncoderUNet 28 and 29; in
-bf16 13 and 16."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +89,7 @@ class Imported:
     bundle: Bundle
     files: Mapping[str, Fitted]
     networks: tuple[ImportedNetwork, ...]
+    notes: tuple[str, ...] = ()
 
 
 def find_model(folder: Path, configuration: str | None = None) -> ModelFolder:
@@ -131,6 +128,7 @@ def import_model(
     checkpoint: str = "checkpoint_final.pth",
     previous: Path | None = None,
     file_axes: Axes | None = None,
+    forms: Forms = FP32,
     say: Say = lambda line: None,
 ) -> Imported:
     """Make the bundle in `to`. folds: () takes all. previous: where a cascade's earlier stage is, if not beside it.
@@ -146,9 +144,10 @@ def import_model(
         detector = importer.add(model, folds, "localise" if binding.has_organs else "detect", after)
         if binding.has_organs and binding.has_cancers:
             detector = importer.repeat("detect", f"{detector}-lesions")
-        fields = binding.manifest_fields([n.model_dump(mode="json") for n in importer.networks], detector)
-        bundle, files = assemble(to, fields, importer.models, binding.others, say)
-    return Imported(bundle, files, tuple(importer.report))
+        unmeasured = [n.model_dump(mode="json", exclude={"bytes_per_voxel"}) for n in importer.networks]
+        fields = binding.manifest_fields(unmeasured, detector)
+        made = assemble(to, fields, importer.models, binding.others, say, forms)
+    return Imported(made.bundle, made.files, tuple(importer.report), made.notes)
 
 
 class _Importer:
@@ -179,7 +178,6 @@ class _Importer:
             files=tuple(f"{model.configuration}-fold-{fold}.onnx" for fold in chosen),
             mirror=first.mirror,
             file_axes=self._axes,
-            bytes_per_voxel=_bytes_per_voxel(model),
             after=after,
         )
         self.networks.append(network)
@@ -262,13 +260,6 @@ def _other_shape(multiple: Index) -> Index:
     """A small shape other than a cube: the exported axes are dynamic."""
     z, y, x = multiple
     return (2 * z, 3 * y, 4 * x)
-
-
-def _bytes_per_voxel(model: ModelFolder) -> int:
-    _, arguments = architecture_of(model.plans.configuration(model.configuration), model.configuration)
-    features = arguments["features_per_stage"]
-    first = features if isinstance(features, int) else features[0]
-    return _BYTES_PER_FEATURE * int(first)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -199,7 +199,6 @@ def network_of(
     files: tuple[str, ...],
     mirror: tuple[int, ...],
     file_axes: Axes,
-    bytes_per_voxel: int,
     after: str | None = None,
 ) -> Network:
     """A configuration as the manifest says it.
@@ -234,7 +233,6 @@ def network_of(
         "activation": "sigmoid" if heads.regions else "softmax",
         "labels": heads.names,
         "region_order": heads.values if heads.regions else (),
-        "bytes_per_voxel": bytes_per_voxel,
     }
     return _parsed(Network, fields, name)
 

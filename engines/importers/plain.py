@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from engines.bundle import Bundle, Content
+from engines.bundle import Content
 from engines.importers import ImportRefused
-from engines.importers.assembly import Say, assemble, draft_of, in_words
-from engines.importers.fitting import Fitted
+from engines.importers.assembly import Assembled, Say, assemble, draft_of, in_words
+from engines.importers.forms import FP32, Forms
 from engines.importers.graph import read
 from engines.manifest import Name, Role
 from engines.manifest.vocabulary import Part
@@ -41,10 +41,8 @@ class Source(Part):
 _Files = TypeAdapter(dict[Name, str | Source])
 
 
-def import_onnx(
-    manifest: Path, into: Path, say: Say = lambda line: None, fp16: bool = False
-) -> tuple[Bundle, Mapping[str, Fitted]]:
-    """The bundle in `into`, and what was found of each network file. ImportRefused says what stands in the way."""
+def import_onnx(manifest: Path, into: Path, say: Say = lambda line: None, forms: Forms = FP32) -> Assembled:
+    """The bundle in `into`. ImportRefused says what stands in the way."""
     fields = read_fields(manifest)
     sources = sources_of(fields.pop("files", None) or {})
     roles = _roles(fields)
@@ -61,7 +59,7 @@ def import_onnx(
             raise ImportRefused(f"there is no {place}, which the manifest calls {name}")
     models = {name: read(place, name) for name, place in places.items() if roles[name] == "network"}
     others = [Content(name, roles[name], place) for name, place in places.items() if roles[name] != "network"]
-    return assemble(into, fields, models, others, say, fp16)
+    return assemble(into, fields, models, others, say, forms)
 
 
 def read_fields(path: Path) -> dict[str, Any]:

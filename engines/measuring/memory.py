@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,16 @@ from engines.bundle import Bundle
 from engines.cascade.segment import label_count
 from engines.manifest import Manifest, Network
 from engines.measuring.graphs import GEMM_CHANNELS, GEMM_SHAPE, gemm
-from engines.runtime.choice import Precision, choose
+from engines.runtime.choice import Precision, available_cores, choose
 
+MARGIN = 1.25
+"""What a manifest says, over what was measured: numbers of threads, sizes of tiles and releases of one runtime make a
+difference, which docs/models.md has measured."""
 _STATUS = Path("/proc/self/status")
 _PATIENCE_S = 600
+_TORSO_MM = {"S": 600.0, "I": 600.0, "P": 300.0, "A": 300.0, "L": 400.0, "R": 400.0}
+_MOST_VOXELS = 1 << 20
+_LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
 def peak_bytes(field: str = "VmHWM") -> int:
@@ -59,6 +67,61 @@ def bytes_per_voxel(
         taken = _in_a_process(bundle.path(name), channels, size, (runtime, precision, str(threads)))
         per_voxel.append(-(-taken // voxels) - 4 * channels - (0 if spec.classifies else 4 * len(spec.labels)))
     return max(1, *per_voxel)
+
+
+def largest_bytes_per_voxel(bundle: Bundle, spec: Network) -> int:
+    """`bytes_per_voxel` at `measured_size` in fp32 on whichever CPU runtime takes more: what a device may have to pay.
+
+    EngineError where no runtime is installed, or the kernel tells no process its peak.
+    """
+    size = measured_size(spec)
+    installed = [name for name in ("onnx", "openvino") if find_spec(_LIBRARIES[name]) is not None]
+    if not installed:
+        raise EngineError("memory can't be measured without a runtime", remedy="pip install 'onescan[cpu]'")
+    return max(bytes_per_voxel(bundle, spec, size, name, "fp32", available_cores()) for name in installed)
+
+
+def with_memory(
+    bundle: Bundle, ids: Collection[str] | None = None, say: Callable[[str], None] = lambda line: None
+) -> tuple[Network, ...]:
+    """The bundle's networks, those of `ids` (None: all) with what they take here and the margin; same files once."""
+    found: dict[tuple[object, ...], int] = {}
+    networks = []
+    for spec in bundle.manifest.networks:
+        if ids is not None and spec.id not in ids:
+            networks.append(spec)
+            continue
+        key = (spec.files, spec.after, spec.mask, measured_size(spec))
+        if key not in found:
+            say(f"{spec.id}: measuring its memory")
+            found[key] = with_margin(largest_bytes_per_voxel(bundle, spec))
+            say(f"{spec.id}: {found[key]} bytes a voxel, with a margin of at least {MARGIN - 1:.0%}")
+        networks.append(spec.model_copy(update={"bytes_per_voxel": found[key]}))
+    return tuple(networks)
+
+
+def with_margin(measured: int) -> int:
+    """What a manifest should say where this was measured: `MARGIN` times it, rounded up to three binary digits.
+
+    Rounded so that two imports of one model give the same bundle as a rule: measurements differ by a few pages.
+    """
+    wanted = math.ceil(measured * MARGIN)
+    step = 1 << max(0, wanted.bit_length() - 3)
+    return -(-wanted // step) * step
+
+
+def measured_size(spec: Network) -> Index:
+    """Voxels (z, y, x) that stand for what the network will see: its tile, else a torso at its spacing.
+
+    A torso of more than 2^20 voxels is shrunk to that: bytes a voxel fall with size, as weights are among them.
+    """
+    if spec.tiling.kind != "whole":
+        return spec.tiling.size
+    lengths = [_TORSO_MM[letter] / mm for letter, mm in zip(spec.axes, spec.spacing_mm, strict=True)]
+    shrunk = min(1.0, (_MOST_VOXELS / math.prod(lengths)) ** (1 / 3))
+    step = spec.tiling.pad_multiple
+    z, y, x = (step * max(1, round(length * shrunk / step)) for length in lengths)
+    return (z, y, x)
 
 
 def input_channels(manifest: Manifest, spec: Network) -> int:

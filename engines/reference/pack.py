@@ -2,9 +2,12 @@
 
     python -m engines.reference.pack draft  --from var/reference --into var/reference/draft
     python -m engines.reference.pack final  --from var/reference --into engines/bundles/reference
+    python -m engines.reference.pack again  --from OLD --into NEW
 
 A draft has no evidence and no thresholds of its own: it exists to score cases with. The final bundle takes both from
 `tuning.json` and `evidence.json` (see `evaluate`), and its golden cases from what the cascade answers here in fp32.
+`again` needs nothing that training left: a finished bundle with today's model card, licence and version, its memory
+measured anew, its networks, thresholds, evidence and golden cases as they were.
 """
 
 from __future__ import annotations
@@ -38,18 +41,22 @@ from engines.manifest import (
     Patches,
     WholeVolume,
 )
+from engines.measuring.memory import with_memory
 from engines.phantom import Patient, Scan, render, sample_patient
 from engines.reference.evaluate import evidence_of, read_scores
-from engines.reference.export import check_against_torch, load_trained, to_onnx
 from engines.reference.recipes import RECIPES, Recipe
 from engines.runtime.onnx import OnnxRuntime
 
-VERSION = "0.1.0"
+VERSION = "0.1.1"
 GOLDEN: dict[str, tuple[int, int]] = {"lung-and-liver-lesion": (500_010, 1), "no-lesion": (500_001, 0)}
 """Golden cases: name → seed and number of lesions (of 25 mm) in each organ."""
 ORGANS = {Cancer.LUNG: "lung", Cancer.LIVER: "liver"}
 WANTED_SENSITIVITY, WANTED_SPECIFICITY = 0.90, 0.90
 REPOSITORY = Path(__file__).resolve().parents[2]
+TEXTS = (
+    Content("licence.txt", "licence", REPOSITORY / "LICENSE"),
+    Content("model-card.md", "model_card", REPOSITORY / "docs" / "model-card.md"),
+)
 
 
 @dataclass(frozen=True)
@@ -128,8 +135,10 @@ def model_of(cancer: Cancer, judgement: Judgement) -> CancerModel:
     )
 
 
-def manifest_draft(judgements: dict[Cancer, Judgement], golden: tuple[GoldenCase, ...]) -> ManifestDraft:
-    """Everything that the manifest says but the files."""
+def manifest_draft(
+    judgements: dict[Cancer, Judgement], golden: tuple[GoldenCase, ...], networks: tuple[Network, ...] | None = None
+) -> ManifestDraft:
+    """Everything that the manifest says but the files. networks: those of the recipes, measured."""
     return ManifestDraft(
         name="reference",
         version=VERSION,
@@ -141,7 +150,7 @@ def manifest_draft(judgements: dict[Cancer, Judgement], golden: tuple[GoldenCase
             "phantoms only; no performance on people is claimed. Never for clinical use."
         ),
         licence="Apache-2.0",
-        networks=tuple(network_of(r) for r in RECIPES.values()),
+        networks=networks or tuple(network_of(r) for r in RECIPES.values()),
         organs=(
             Organ(name="lung", labels=("lung",), found_from_ml=800, margin_mm=2),
             Organ(name="liver", labels=("liver",), found_from_ml=350, margin_mm=3),
@@ -194,6 +203,8 @@ def golden_case(name: str, patient: Patient, analysis: Analysis) -> GoldenCase:
 
 def networks(trained: Path, scratch: Path) -> list[Content]:
     """The ONNX files, each compared with torch."""
+    from engines.reference.export import check_against_torch, load_trained, to_onnx  # torch: `again` does without
+
     contents = []
     durable.make_folder(scratch)
     for recipe in RECIPES.values():
@@ -213,17 +224,25 @@ def pack(trained: Path, into: Path, final: bool) -> Bundle:
     contents = [
         *networks(trained, trained / "onnx"),
         *(Content(f"golden-{n}.npz", "golden", volumefile.to_bytes(volume)) for n, (_, volume) in inputs.items()),
-        Content("licence.txt", "licence", REPOSITORY / "LICENSE"),
+        *(TEXTS if final else TEXTS[:1]),
     ]
-    if final:
-        contents.append(Content("model-card.md", "model_card", REPOSITORY / "docs" / "model-card.md"))
     first = trained / "without-golden"
     durable.remove_tree(first)
-    cascade = Cascade(write_bundle(first, manifest_draft(judgements, ()), contents), OnnxRuntime(1))
+    unmeasured = write_bundle(first, manifest_draft(judgements, ()), contents)
+    cascade = Cascade(unmeasured, OnnxRuntime(1))
     golden = tuple(_answered(name, *inputs[name], cascade) for name in inputs)
     durable.remove_tree(into)
     durable.make_folder(into.parent)
-    return write_bundle(into, manifest_draft(judgements, golden), contents)
+    return write_bundle(into, manifest_draft(judgements, golden, with_memory(unmeasured, say=print)), contents)
+
+
+def again(old: Bundle, into: Path) -> Bundle:
+    """A finished bundle anew in `into`, which must not exist: only version, texts and memory differ."""
+    texts = {content.name: content for content in TEXTS}
+    contents = [texts.get(content.name, content) for content in old.contents()]
+    fields = old.manifest.model_dump(exclude={"files"})
+    changed = {**fields, "version": VERSION, "networks": with_memory(old, say=print)}
+    return write_bundle(into, ManifestDraft.model_validate(changed), contents)
 
 
 def _answered(name: str, patient: Patient, volume: Volume, cascade: Cascade) -> GoldenCase:
@@ -234,13 +253,13 @@ def _answered(name: str, patient: Patient, volume: Volume, cascade: Cascade) -> 
 
 
 def main() -> None:
-    """Assemble a draft or the final bundle."""
+    """Assemble a draft or the final bundle, or a finished one again."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("what", choices=("draft", "final"))
-    parser.add_argument("--from", dest="trained", type=Path, required=True)
+    parser.add_argument("what", choices=("draft", "final", "again"))
+    parser.add_argument("--from", dest="trained", type=Path, required=True, help="var/reference; again: a bundle")
     parser.add_argument("--into", type=Path, required=True)
     a = parser.parse_args()
-    bundle = pack(a.trained, a.into, a.what == "final")
+    bundle = again(open_bundle(a.trained), a.into) if a.what == "again" else pack(a.trained, a.into, a.what == "final")
     print(f"{a.into}: bundle {open_bundle(a.into).digest}, {sum(f.size for f in bundle.manifest.files)} bytes")
 
 

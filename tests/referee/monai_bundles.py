@@ -17,6 +17,7 @@ from scipy import ndimage
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "UNet": {"channels": [8, 16, 32], "strides": [2, 2], "num_res_units": 2, "norm": ["INSTANCE", {"affine": True}]},
+    "AttentionUnet": {"channels": [8, 16, 32], "strides": [2, 2]},
     "BasicUNet": {"features": [8, 8, 16, 16, 32, 8]},
     "DynUNet": {
         "kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [8, 16, 32],
@@ -24,11 +25,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
     },
     "SegResNet": {"init_filters": 8, "blocks_down": [1, 2, 2], "blocks_up": [1, 1]},
     "SegResNetDS": {"init_filters": 8, "blocks_down": [1, 2, 2], "dsdepth": 2, "norm": "instance"},
+    "FlexibleUNet": {"backbone": "efficientnet-b0", "decoder_channels": [32, 16, 16, 8, 8], "norm": "instance"},
+    "SwinUNETR": {"feature_size": 12, "window_size": 4, "depths": [2, 2, 2, 2], "num_heads": [2, 2, 4, 4]},
     "VNet": {"dropout_prob_down": 0.2, "dropout_prob_up": [0.2, 0.2]},
     "UNETR": {"img_size": [48, 48, 32], "feature_size": 8, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4},
 }  # fmt: skip
 
 TILE = (48, 48, 32)
+TILES = {"FlexibleUNet": (64, 64, 64), "SwinUNETR": (64, 64, 32)}
+"""Tiles of networks that halve five times, and of one whose norms then still need several voxels in training."""
 
 
 def scan(seed: int, shape: tuple[int, int, int] = (56, 60, 44)) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +111,7 @@ def definition(kind: str) -> dict[str, Any]:
 def train(kind: str, steps: int, seed: int = 0) -> torch.nn.Module:
     """A network that has learnt to tell the blobs, a little."""
     torch.manual_seed(seed)
-    tile = TILE
+    tile = TILES.get(kind, TILE)
     arguments = {k: v for k, v in definition(kind).items() if not k.startswith("_")}
     network = getattr(nets, kind)(**arguments)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)

@@ -25,7 +25,7 @@ from . import monai_bundles as made
 
 pytestmark = [pytest.mark.slow, pytest.mark.referee, pytest.mark.timeout(900)]
 SPACING_MM = (0.9, 1.1, 2.5)
-STEPS = {"SegResNet": 80, "VNet": 40}
+STEPS = {"SegResNet": 80, "VNet": 40, "AttentionUnet": 60, "FlexibleUNet": 30, "SwinUNETR": 80}
 FEW = 20
 """Training steps after which a network tells the blobs apart; unlearnt, its labels are noise, and so is their Dice."""
 
@@ -61,7 +61,7 @@ def change(transforms: list[dict[str, Any]], name: str, **changes: Any) -> list[
 @pytest.mark.parametrize("kind", list(made.NETWORKS))
 def test_every_known_network_gives_monais_labels(kind: str, case: tuple[np.ndarray, Path], tmp_path: Path) -> None:
     hu, path = case
-    config = made.configuration(made.definition(kind))
+    config = made.configuration(made.definition(kind), patch=list(made.TILES.get(kind, made.TILE)))
     folder = made.save(tmp_path / "monai", made.train(kind, STEPS.get(kind, FEW)), config)
     source = read_monai(folder)
     imported = import_monai(source, tmp_path / "bundle", unbound(source.name))
@@ -147,7 +147,8 @@ def test_torchscript_is_opened_only_where_it_is_trusted(trained: Any, tmp_path: 
     plain = made.save(tmp_path / "plain", trained, config)
     one = import_monai(read_monai(folder), tmp_path / "bundle", unbound("net"), trust_torchscript=True)
     other = import_monai(read_monai(plain), tmp_path / "other", unbound("net"))
-    assert one.bundle.digest == other.bundle.digest
+    networks = [made.bundle.path("blob-segmentation.onnx").read_bytes() for made in (one, other)]
+    assert networks[0] == networks[1]
 
 
 def test_a_checkpoint_that_wants_to_run_code_is_refused(trained: Any, tmp_path: Path) -> None:
@@ -163,6 +164,31 @@ def test_weights_of_another_network_are_refused(trained: Any, tmp_path: Path) ->
     folder = made.save(tmp_path / "monai", trained, made.configuration(made.definition("SegResNet")))
     with pytest.raises(ImportRefused, match="not those of network_def"):
         import_monai(read_monai(folder), tmp_path / "bundle", unbound("net"))
+
+
+def test_a_tile_that_a_transformer_cannot_take_is_refused_with_its_reason(tmp_path: Path) -> None:
+    network = made.train("SwinUNETR", 0)
+    config = made.configuration(made.definition("SwinUNETR"), patch=[64, 64, 48])
+    folder = made.save(tmp_path / "monai", network, config)
+    with pytest.raises(ImportRefused, match=r"SwinUNETR.*divisible by 2\*\*5") as refusal:
+        import_monai(read_monai(folder), tmp_path / "bundle", unbound("net"))
+    assert "roi_size" in refusal.value.remedy()
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_network_in_two_dimensions_is_refused(trained: Any, tmp_path: Path) -> None:
+    definition = {"_target_": "FlexibleUNet", "in_channels": 1, "out_channels": 3, "backbone": "efficientnet-b0"}
+    folder = made.save(tmp_path / "monai", trained, made.configuration(definition))
+    with pytest.raises(ImportRefused, match="spatial_dims is 2; this bundle needs 3"):
+        import_monai(read_monai(folder), tmp_path / "bundle", unbound("net"))
+
+
+def test_the_documents_table_is_what_is_tested() -> None:
+    from engines.importers.monai_networks import KNOWN
+
+    page = (Path(__file__).parents[2] / "docs" / "bring-your-own-model.md").read_text()
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("|") and "| yes" in line]
+    assert sorted(rows) == sorted(KNOWN) == sorted(made.NETWORKS)
 
 
 @pytest.mark.parametrize("target", ["monai.networks.nets.AHNet", "my.package.UNet", "os.system"])

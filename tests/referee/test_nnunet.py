@@ -22,7 +22,8 @@ pytest.importorskip("nnunetv2", reason="nnU-Net is only in .venv-referees (scrip
 import torch
 
 from core.volume import Volume
-from engines.bundle import Bundle
+from engines import volumefile
+from engines.bundle import Bundle, open_bundle
 from engines.cascade.budget import Budget, Watch
 from engines.cascade.cascade import load
 from engines.cascade.segment import label_count, segment
@@ -40,7 +41,7 @@ from tests.referee.nnunet_training import predict, scan, train
 pytestmark = [pytest.mark.slow, pytest.mark.referee, pytest.mark.timeout(900)]
 
 Labels = npt.NDArray[np.uint8]
-FP32, BF16 = 0.999, 0.99
+FP32, BF16, FP16 = 0.999, 0.99, 0.99
 WHOLE = {"background": 0, "body": [1, 2, 3], "lung": 1, "bone": 2}
 
 CASES = [
@@ -124,6 +125,36 @@ def test_folds_are_averaged_as_nnunet_averages_them(results: Path, tmp_path: Pat
     agree(TWO_FOLDS.name, predict(folder, TWO_FOLDS, volume, (0, 1)), bundle, "3d_fullres", volume)
     second = import_model(find_model(folder), tmp_path / "second", unbound("tiny"), folds=("1",)).bundle
     agree("the second of them", predict(folder, TWO_FOLDS, volume, (1,)), second, "3d_fullres", volume)
+
+
+def test_folds_in_fp16_verify_and_agree_with_fp32_and_with_nnunet(results: Path, tmp_path: Path) -> None:
+    folder = train(TWO_FOLDS, results, (0, 1))
+    volume, _ = scan(13, TWO_FOLDS.scan_mm)
+    (tmp_path / "chest.npz").write_bytes(volumefile.to_bytes(volume))
+    (tmp_path / "binding.yaml").write_text(
+        "organs: [{name: lung, labels: [lung], found_from_ml: 1, margin_mm: 2}]\n"
+        "golden: [{name: chest, input: chest.npz, age_years: 60}]\n"
+    )
+    for name, options in (("fp32", []), ("fp16", ["--fp16"])):
+        command = ["import", "nnunet", str(folder), "--binding", "binding.yaml", "--to", name, *options]
+        subprocess.run([sys.executable, "-m", "engines.cli", *command], cwd=tmp_path, check=True, timeout=600)
+        subprocess.run([sys.executable, "-m", "engines.cli", "verify", name], cwd=tmp_path, check=True, timeout=600)
+    full, half = (open_bundle(tmp_path / name) for name in ("fp32", "fp16"))
+    assert half.manifest.golden == full.manifest.golden
+    for name in full.manifest.networks[0].files:
+        assert half.path(name).stat().st_size < 0.6 * full.path(name).stat().st_size
+    expected = predict(folder, TWO_FOLDS, volume, (0, 1))
+    precise = ours(full, "3d_fullres", volume, fp32())
+    runtimes = [choose("onnx", 1, "fp32").runtime, fp32(), *([bf16] if (bf16 := reduced()) else [])]
+    for runtime in runtimes:
+        found = ours(half, "3d_fullres", volume, runtime)
+        to_fp32, to_nnunet = dices(found, precise), dices(found, expected)
+        AGREEMENT.append(
+            f"{'two folds in fp16':32} on {runtime.name} {runtime.precision}: "
+            f"Dice to fp32 {min(to_fp32.values()):.5f}, to nnU-Net {min(to_nnunet.values()):.5f}"
+        )
+        assert min(to_fp32.values()) >= FP16
+        assert min(to_nnunet.values()) >= FP16
 
 
 def test_a_cascade_starts_from_the_labels_of_its_earlier_stage(results: Path, tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ def imported(recipe: Recipe = PLAIN, file_axes: str | None = None, **changes: An
         files=("a.onnx", "b.onnx"),
         mirror=(0, 2),
         file_axes=file_axes_of(plans, file_axes),
-        bytes_per_voxel=500,
     )
 
 
