@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
@@ -124,6 +125,41 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
     table.add_row("waiting", f"{box.objects_waiting} objects for the PACS, {box.messages_waiting} for the registry")
     table.add_row("disk", f"{box.disk_free_gb:.0f} GB free" + (" [bold red]low[/]" if box.disk_low else ""))
     _screen.print(table)
+
+
+@app.command()
+def senders(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Who has sent since the receiver started, and what went wrong: refused associations, broken ones, bad slices.
+
+    Start here when a scanner says that it cannot send. A scanner that is not in the list never reached this box: check
+    its address and port for us, and the network between.
+    """
+    from appliance.intake import senders as known
+
+    found = known.read(configuration.load(config).senders)
+    if as_json:
+        typer.echo(json.dumps([asdict(sender) for sender in found], indent=2))
+        return
+    table = Table("sender", "last heard of", "associations", "slices", "what went wrong last", "not taken")
+    for sender in found:
+        associations = f"{sender.associations} accepted"
+        for count, word in ((sender.associations_refused, "refused"), (sender.associations_broken, "broken off")):
+            associations += f"\n[bold red]{count} {word}[/]" if count else ""
+        slices = str(sender.instances)
+        slices += f"\n[bold red]{sender.instances_refused} refused[/]" if sender.instances_refused else ""
+        trouble = f"{escape(sender.trouble)}\n[dim]{sender.trouble_at}[/]" if sender.trouble else ""
+        title = f"[bold]{escape(sender.ae_title)}[/]\n{sender.address}{' over TLS' if sender.tls else ''}"
+        table.add_row(title, sender.last_at, associations, slices, trouble, "\n".join(_not_taken(sender.not_taken)))
+    _screen.print(table if found else "Nobody has connected since the receiver started.")
+
+
+def _not_taken(contexts: Sequence[tuple[str, tuple[str, ...], int]]) -> Iterator[str]:
+    """What a sender offered in vain, by the standard's names."""
+    from pydicom.uid import UID
+
+    for sop_class, syntaxes, result in contexts:
+        names = ", ".join(UID(syntax).name for syntax in syntaxes)
+        yield escape(UID(sop_class).name + ("" if result == 3 else f" as {names}"))  # 3: the SOP class itself
 
 
 @app.command()

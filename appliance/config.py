@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, StringConstraints, ValidationError, model_validator
 
 from core.errors import ConfigError
 from core.finding import Cancer, Mode
@@ -25,6 +25,17 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ReceiverTlsConfig(_Section):
+    """DICOM over TLS, on a port of its own. TLS 1.2 and 1.3 by BCP 195."""
+
+    port: Port = Field(2762, description="TCP port; 0 picks a free one (it then stands in run/receiver-tls.port)")
+    certificate: Path = Field(description="PEM file: this box's certificate, with those between it and the authority's")
+    key: Path = Field(description="PEM file: its key")
+    client_ca: Path | None = Field(
+        None, description="PEM file: authorities of the senders' certificates; none: senders need no certificate"
+    )
+
+
 class ReceiverConfig(_Section):
     """How studies come in."""
 
@@ -34,7 +45,13 @@ class ReceiverConfig(_Section):
     calling_ae_titles: tuple[AETitle, ...] = Field((), description="senders that may connect; empty: any")
     quiet_seconds: float = Field(60.0, gt=0, description="s without a new slice after which a study counts as complete")
     min_free_bytes: int = Field(2 << 30, ge=0, description="bytes of free disk below which stores are refused (A700)")
+    addresses: tuple[IPvAnyNetwork, ...] = Field((), description="addresses or networks that may connect; empty: any")
+    tls: ReceiverTlsConfig | None = Field(None, description="DICOM over TLS beside plain DICOM; none: not listened for")
     max_associations: int = Field(20, ge=1, le=200, description="associations served at the same time")
+    connections_per_minute: float = Field(3000.0, gt=0, description="new connections a minute from one address")
+    idle_s: float = Field(60.0, gt=0, description="s an association may be silent, and s that one PDU may take")
+    negotiation_s: float = Field(15.0, gt=0, description="s from connecting to the request for an association")
+    max_dataset_bytes: int = Field(2 << 30, ge=1 << 20, description="bytes of one instance")
     keep_studies_days: float = Field(30.0, gt=0, description="days that a finished study stays in the spool")
 
 
@@ -113,6 +130,11 @@ class ApplianceConfig(_Section):
     def spool(self) -> Path:
         """Received instances."""
         return self.state / "spool"
+
+    @property
+    def senders(self) -> Path:
+        """What the receiver knows of its senders."""
+        return self.run / "senders.json"
 
     @property
     def objects(self) -> Path:

@@ -62,17 +62,31 @@ def run_receiver(config: ApplianceConfig) -> None:
     import datetime as dt
 
     from appliance.intake.role import ReceiverRole
+    from appliance.intake.wire.bounds import Limits
+    from appliance.intake.wire.service import Listener
+    from appliance.intake.wire.tls import server_context
 
-    settings = config.receiver
+    settings, tls = config.receiver, config.receiver.tls
+    listeners = [Listener(settings.host, settings.port)]
+    if tls is not None:
+        listeners.append(Listener(settings.host, tls.port, server_context(tls.certificate, tls.key, tls.client_ca)))
     with ExitStack() as stack:
         process = stack.enter_context(RoleProcess("receiver", config.run))
         ledger = stack.enter_context(closing(IntakeJournal(config.intake_db, config.spool)))
         journal = stack.enter_context(closing(open_journal(config)))
         receiver = ReceiverRole(
-            host=settings.host,
-            port=settings.port,
+            listeners=listeners,
             ae_title=settings.ae_title,
             calling_ae_titles=settings.calling_ae_titles,
+            limits=Limits(
+                associations=settings.max_associations,
+                connections=2 * settings.max_associations,
+                idle_s=settings.idle_s,
+                negotiation_s=settings.negotiation_s,
+                connections_per_minute=settings.connections_per_minute,
+                addresses=settings.addresses,
+            ),
+            max_dataset_bytes=settings.max_dataset_bytes,
             spool=config.spool,
             ledger=ledger,
             quiet_seconds=settings.quiet_seconds,
@@ -80,14 +94,15 @@ def run_receiver(config: ApplianceConfig) -> None:
             clock=SystemClock(),
             doorbell=process.bells,
             pseudonym=pseudonyms(config).study,
-            max_associations=settings.max_associations,
             keep_studies=dt.timedelta(days=settings.keep_studies_days),
             finished=journal.finished_handovers,
+            senders_file=config.senders,
         )
         stack.callback(receiver.stop)
         receiver.start()
-        durable.write_text(config.run / "receiver.port", str(receiver.port))
-        ready = f"receives as {settings.ae_title} on port {receiver.port}"
+        for name, port in zip(("receiver.port", "receiver-tls.port"), receiver.ports, strict=False):
+            durable.write_text(config.run / name, str(port))
+        ready = f"receives as {settings.ae_title} on port {' and '.join(map(str, receiver.ports))}"
         process.turn(lambda: FOREVER, ready, alive=lambda: receiver.alive)
 
 

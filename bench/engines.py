@@ -66,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--runs", type=int, default=5, help="rounds of ours")
     parser.add_argument("--peer-runs", type=int, default=5, help="rounds that the peers take part in")
+    parser.add_argument("--mirrored-runs", type=int, default=5, help="rounds of all with the mirrored scan")
     parser.add_argument("--referees", type=Path, default=ROOT / ".venv-referees", help="where nnU-Net and MONAI are")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--answer-runs", type=int, default=5, help="rounds of the reference bundle")
@@ -85,8 +86,9 @@ def _whole_scan(record: Record, scan: Scan, model: Path, bundle: Path, a: argpar
     fast = choose("auto", a.threads).runtime.precision
     ours = ("ours fp32", *(f"ours {p}" for p in [fast] if p != "fp32"))
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for index in range(max(a.runs, a.peer_runs)):
-        present = [*(ours if index < a.runs else ()), *(PEERS if index < a.peer_runs else ())]
+    mine, theirs = (a.mirrored_runs, a.mirrored_runs) if scan.mirror else (a.runs, a.peer_runs)
+    for index in range(max(mine, theirs)):
+        present = [*(ours if index < mine else ()), *(PEERS if index < theirs else ())]
         for who in present if index % 2 == 0 else reversed(present):
             runs[who].append(_run(who, scan, model, bundle, a))
             last = runs[who][-1]

@@ -207,6 +207,12 @@ receiver:
   host: 0.0.0.0               # address to listen on
   port: 11112
   quiet_seconds: 60           # without a new slice for so long a study counts as complete, if geometry can't tell
+  # addresses: [10.20.0.0/24]  # who may connect at all; without it: any address
+  # tls:                      # DICOM over TLS beside plain DICOM, for senders that can
+  #   port: 2762
+  #   certificate: /etc/onescan/dicom.crt
+  #   key: /etc/onescan/dicom.key
+  #   client_ca: /etc/onescan/scanners-ca.crt
 
 pacs:                         # where results go; leave the list empty to read them on the box
   - name: main

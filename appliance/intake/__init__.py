@@ -4,6 +4,7 @@ In: C-STORE and C-ECHO from scanners and PACS. Out: one durable file per instanc
 ledger, and, once a study is judged complete, a hand-over row that the analyser takes up.
 
     receiver.py   the DICOM service; answers success only when file and row are durable
+    senders.py    who sends, and what went wrong with it, for field engineers
     wire/         PDUs, messages and associations, bounded and sans-IO; sockets and threads in one module
     elements.py   walk an encoded data set, lengths checked, nothing decoded (sans-IO)
     examine.py    is this data set whole, and is it what the sender says? Out come the header facts (facts.py)

@@ -16,12 +16,14 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from appliance.intake.facts import CT_IMAGE, ENHANCED_CT
 from appliance.intake.refusal import OUT_OF_RESOURCES, PROCESSING_FAILURE, SUCCESS, InstanceRefused
+from appliance.intake.senders import Senders
 from appliance.intake.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.intake.storing import StoreRequest
 from appliance.intake.wire.acceptor import Context, Rejection, Requestor, Rules
+from appliance.intake.wire.bounds import Limits
 from appliance.intake.wire.messages import AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, C_ECHO_RQ, C_STORE_RQ, Message
 from appliance.intake.wire.pdus import UNEXPECTED_PDU, PeerFault
-from appliance.intake.wire.service import Limits, Link, Service
+from appliance.intake.wire.service import Link, Listener, Service
 from core.errors import ConfigError, OneScanError, StorageError
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ _REJECTIONS: Mapping[Rejection, str] = {
     "correct it at the sender",
     Rejection.CALLED_AE_TITLE: "it called another AE title: set ours at the sender",
     Rejection.TOO_MANY: "too many associations are open: raise receiver.max_associations, or try later",
+    Rejection.NO_ROOM: "no room for more studies, or the receiver is stopping: see `onescan-appliance status`",
     Rejection.APPLICATION_CONTEXT: "it does not speak DICOM as PS3.7 has it: check what program connects here",
     Rejection.PROTOCOL_VERSION: "it does not speak version 1 of the upper layer: check what program connects here",
 }
@@ -63,19 +66,19 @@ class Receiver:
     def __init__(
         self,
         *,
-        host: str,
-        port: int,
+        listeners: Sequence[Listener],
         ae_title: str,
         calling_ae_titles: Sequence[str],
-        max_associations: int,
+        limits: Limits,
         max_dataset_bytes: int,
-        idle_s: float,
-        negotiation_s: float,
+        senders: Senders,
+        has_room: Callable[[], bool],
         store: Callable[[StoreRequest], None],
         opened: Callable[[Hashable, str], None],
         closed: Callable[[Hashable, bool], None],
     ) -> None:
-        self._address = (host, port)
+        """has_room: whether new work may be taken; asked before each association and, by `store`, each instance."""
+        self._listeners, self._senders, self._has_room = tuple(listeners), senders, has_room
         self._store, self._opened, self._closed = store, opened, closed
         self._stopping = False
         _silence_libraries()
@@ -88,12 +91,12 @@ class Receiver:
             implementation_class_uid=IMPLEMENTATION_CLASS_UID,
             implementation_version_name=IMPLEMENTATION_VERSION_NAME,
         )
-        self._service = Service(rules, Limits(max_associations, 2 * max_associations, idle_s, negotiation_s), self)
+        self._service = Service(rules, limits, self)
 
     @property
-    def port(self) -> int:
-        """The TCP port that is listened on."""
-        return self._service.port
+    def ports(self) -> tuple[int, ...]:
+        """The TCP ports that are listened on, in the order of the listeners."""
+        return self._service.ports
 
     @property
     def alive(self) -> bool:
@@ -102,12 +105,11 @@ class Receiver:
 
     def start(self) -> None:
         """Listen. ConfigError where the port is taken or may not be used."""
-        host, port = self._address
         try:
-            self._service.start(host, port)
+            self._service.start(*self._listeners)
         except OSError as error:
             remedy = "End the other program on this port, or give receiver.host and receiver.port other values."
-            raise ConfigError(f"can't listen on {host}:{port}: {error.strerror}", remedy=remedy) from error
+            raise ConfigError(f"can't listen on {error.filename}: {error.strerror}", remedy=remedy) from error
 
     def stop(self) -> None:
         """Refuse what is new, finish the instances in flight, end the associations, close the port."""
@@ -116,7 +118,8 @@ class Receiver:
 
     def established(self, link: Link, requestor: Requestor) -> None:
         """See `wire.service.Answers`."""
-        sender = _printable(requestor.calling)
+        sender = _sender(link)
+        self._senders.connected(sender, link.peer, link.tls, requestor.refused)
         if not requestor.contexts:
             log.warning(
                 "association without an accepted presentation context: the sender proposed only SOP classes or "
@@ -125,17 +128,23 @@ class Receiver:
             )
         self._opened(link, sender)
 
-    def rejected(self, requestor: Requestor, why: Rejection, peer: str) -> None:
+    def admits(self) -> Rejection | None:
         """See `wire.service.Answers`."""
+        return None if self._has_room() and not self._stopping else Rejection.NO_ROOM
+
+    def rejected(self, link: Link, requestor: Requestor, why: Rejection) -> None:
+        """See `wire.service.Answers`."""
+        sender, called = _printable(requestor.calling), _printable(requestor.called)
+        self._senders.refused(sender, link.peer, f"{_REJECTIONS[why]} (it called {called})")
         log.warning(
-            "association refused: %s",
-            _REJECTIONS[why],
-            extra={"sender": _printable(requestor.calling), "called": _printable(requestor.called), "peer": peer},
+            "association refused: %s", _REJECTIONS[why], extra={"sender": sender, "called": called, "peer": link.peer}
         )
 
     def ended(self, link: Link, released: bool, fault: str) -> None:
         """See `wire.service.Answers`."""
         sender = _sender(link)
+        if not released:
+            self._senders.broken(sender, link.peer, fault or "aborted or cut by the sender, or on the way")
         if fault:
             log.warning("association ended: %s; check the sender", fault, extra={"sender": sender})
         elif not released:
@@ -159,7 +168,12 @@ class Receiver:
             dataset=message.dataset,
             sha256=message.sha256,
         )
-        return self._answer(request)
+        status, comment = self._answer(request)
+        if status == SUCCESS:
+            self._senders.stored(sender, link.peer)
+        else:
+            self._senders.instance_refused(sender, link.peer, comment)
+        return status, comment
 
     def _answer(self, request: StoreRequest) -> tuple[int, str]:
         try:

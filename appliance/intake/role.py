@@ -15,8 +15,11 @@ from pathlib import Path
 from appliance.intake.assembly import Assembly, Complete, Waiting
 from appliance.intake.ledger import IntakeLedger
 from appliance.intake.receiver import Receiver
+from appliance.intake.senders import Senders
 from appliance.intake.spool import Spool, prunable
 from appliance.intake.storing import Storing
+from appliance.intake.wire.bounds import Limits
+from appliance.intake.wire.service import Listener
 from appliance.ports import Clock, Doorbell
 from core.errors import OneScanError
 
@@ -33,10 +36,10 @@ class ReceiverRole:
     def __init__(
         self,
         *,
-        host: str,
-        port: int,
+        listeners: Sequence[Listener],
         ae_title: str,
         calling_ae_titles: Sequence[str],
+        limits: Limits,
         spool: Path,
         ledger: IntakeLedger,
         quiet_seconds: float,
@@ -44,18 +47,17 @@ class ReceiverRole:
         clock: Clock,
         doorbell: Doorbell,
         pseudonym: Callable[[str], str],
-        max_associations: int = 20,
         max_dataset_bytes: int = 2 << 30,
-        idle_s: float = 60.0,
-        negotiation_s: float = 15.0,
         keep_studies: dt.timedelta = dt.timedelta(days=30),
         finished: Callable[[], Collection[str]] = frozenset,
         duplicate_content: Callable[[str], None] = lambda study: None,
+        senders_file: Path | None = None,
     ) -> None:
         """finished: ids of hand-overs that are delivered or superseded (only their studies may be pruned).
 
         pseudonym: of a study UID, for log lines. duplicate_content: called with the pseudonym of a study in which
-        another content came under a known SOP Instance UID (also in the ledger's reports).
+        another content came under a known SOP Instance UID (also in the ledger's reports). senders_file: where to
+        write what is known of the senders (`senders.py`).
         """
         self._spool = Spool(spool)
         self._ledger, self._clock, self._doorbell, self._pseudonym = ledger, clock, doorbell, pseudonym
@@ -76,15 +78,15 @@ class ReceiverRole:
             duplicate_content=duplicate_content,
             began=lambda: doorbell.ring("analyser"),
         )
+        self._senders, self._senders_file = Senders(clock.now), senders_file
         self._receiver = Receiver(
-            host=host,
-            port=port,
+            listeners=listeners,
             ae_title=ae_title,
             calling_ae_titles=calling_ae_titles,
-            max_associations=max_associations,
+            limits=limits,
             max_dataset_bytes=max_dataset_bytes,
-            idle_s=idle_s,
-            negotiation_s=negotiation_s,
+            senders=self._senders,
+            has_room=lambda: self._spool.free_bytes() >= min_free_bytes,
             store=storing.store,
             opened=self._association_opened,
             closed=self._association_closed,
@@ -92,9 +94,9 @@ class ReceiverRole:
         self._thread = threading.Thread(target=self._run, name="assembly", daemon=True)
 
     @property
-    def port(self) -> int:
-        """The TCP port that is listened on."""
-        return self._receiver.port
+    def ports(self) -> tuple[int, ...]:
+        """The TCP ports that are listened on, in the order of the listeners."""
+        return self._receiver.ports
 
     @property
     def alive(self) -> bool:
@@ -110,8 +112,8 @@ class ReceiverRole:
         self._receiver.start()
         self._thread.start()
         log.info(
-            "receiving on port %d; %d studies taken up again, %d unfinished files removed",
-            *(self.port, len(open_studies), self._spool.swept),
+            "receiving on port %s; %d studies taken up again, %d unfinished files removed",
+            *(" and ".join(map(str, self.ports)), len(open_studies), self._spool.swept),
         )
 
     def stop(self) -> None:
@@ -121,6 +123,7 @@ class ReceiverRole:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._write_senders()
 
     def _association_opened(self, association: Hashable, sender: str) -> None:
         with self._lock:
@@ -154,10 +157,18 @@ class ReceiverRole:
                 else:
                     self._note(decision)
             now, deadline = self._clock.monotonic(), self._assembly.next_deadline()
+        self._write_senders()
         if now >= self._next_prune:
             self._next_prune = now + _PRUNE_S
             self._prune()
         return _LOOK_S if deadline is None else min(_LOOK_S, max(0.01, deadline - now))
+
+    def _write_senders(self) -> None:
+        if self._senders_file is not None:
+            try:
+                self._senders.write(self._senders_file)
+            except OneScanError as error:  # a full disk must not keep studies from being handed over
+                log.warning("what is known of the senders could not be written: %s", error)
 
     def _hand_over(self, decision: Complete) -> None:
         handover = self._ledger.hand_over(decision.study_uid, decision.by, decision.explanation, self._clock.now())

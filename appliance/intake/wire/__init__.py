@@ -3,6 +3,8 @@
     pdus.py      bytes → whole PDUs; a length is checked before anything of it is read
     messages.py  P-DATA fragments → DIMSE messages; responses → P-DATA
     acceptor.py  one association: a table of what is allowed when; negotiation is pynetdicom's
+    bounds.py    who may connect, how often, how much may be open
+    tls.py       the settings of DICOM over TLS
     service.py   sockets and threads: the only part that waits
 
 What a peer may cost is bounded at each step: connections, PDU length, command and data set length, time. Everything

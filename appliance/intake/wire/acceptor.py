@@ -7,7 +7,7 @@ answer to it are decoded, negotiated and encoded by pynetdicom.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final, TypeAlias
 
@@ -42,6 +42,7 @@ class Rejection(Enum):
     APPLICATION_CONTEXT = (1, 1, 2)
     PROTOCOL_VERSION = (1, 2, 2)
     TOO_MANY = (2, 3, 2)
+    NO_ROOM = (2, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,23 @@ class Context:
 
 
 @dataclass(frozen=True)
+class RefusedContext:
+    """A presentation context that is not taken. result: 1 to 4 (PS3.8 table 9-18)."""
+
+    sop_class_uid: str
+    transfer_syntaxes: tuple[str, ...]
+    result: int
+
+
+@dataclass(frozen=True)
 class Requestor:
-    """Who asks for an association. max_pdu: the longest PDU that it takes, 0 for any."""
+    """Who asks for an association. max_pdu: the longest PDU that it takes, 0 for any. contexts: accepted, by id."""
 
     calling: str
     called: str
     max_pdu: int
     contexts: Mapping[int, Context] = field(default_factory=dict)
+    refused: tuple[RefusedContext, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,9 +127,9 @@ AcceptorEvent: TypeAlias = Established | Rejected | Request | Released | Aborted
 
 
 class Acceptor:
-    """One association from its first byte. claim: take one of the places for associations; False where none is left."""
+    """One association from its first byte. claim: take one of the places for associations, or say why not."""
 
-    def __init__(self, rules: Rules, claim: Callable[[], bool]) -> None:
+    def __init__(self, rules: Rules, claim: Callable[[], Rejection | None]) -> None:
         self.state = State.AWAITING_REQUEST
         self._rules, self._claim = rules, claim
         self._assembler = Assembler(rules.dataset_limit)
@@ -150,7 +161,15 @@ class Acceptor:
             if c.result == 0 and c.context_id is not None
         }
         self.state = State.ESTABLISHED
-        requestor = Requestor(requestor.calling, requestor.called, requestor.max_pdu, self._contexts)
+        proposed = {c.context_id: c for c in request.presentation_context_definition_list}
+        refused = tuple(
+            RefusedContext(
+                str(c.abstract_syntax), tuple(map(str, proposed[c.context_id].transfer_syntax)), c.result or 0
+            )
+            for c in results
+            if c.result != 0
+        )
+        requestor = replace(requestor, contexts=self._contexts, refused=refused)
         yield Established(requestor, self._accept(request, results))
 
     def _on_data(self, body: memoryview) -> Iterator[AcceptorEvent]:
@@ -177,7 +196,7 @@ class Acceptor:
             return Rejection.CALLED_AE_TITLE
         if self._rules.calling and requestor.calling not in {title.strip() for title in self._rules.calling}:
             return Rejection.CALLING_AE_TITLE
-        return None if self._claim() else Rejection.TOO_MANY
+        return self._claim()
 
     def _accept(self, request: A_ASSOCIATE, results: list[PresentationContext]) -> bytes:
         longest = MaximumLengthNotification()

@@ -1,8 +1,7 @@
 """Sockets and threads of the DICOM service: one thread listens, one serves each connection. The only part that waits.
 
-    connections  refused at accept() beyond the limit: a silent one costs a thread
-    negotiation  an association is asked for within `negotiation_s` of connecting (ARTIM, PS3.8 9.1.4)
-    time         between two PDUs, and from a PDU's first byte to its last, `idle_s` at most, however slowly it drips
+    connections  refused at accept() beyond a limit (`bounds.Limits`): a silent one costs a thread
+    TLS          its handshake is done in the connection's thread and counts as negotiation
     TCP_NODELAY  else a default storescu waits 57 ms a slice for a delayed acknowledgement
 
 A request is answered before the next bytes are read: what a peer sends ahead waits in the kernel's buffers.
@@ -14,9 +13,10 @@ import contextlib
 import logging
 import select
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,7 @@ from appliance.intake.wire.acceptor import (
     Requestor,
     Rules,
 )
+from appliance.intake.wire.bounds import Limits, RateLimiter, may_connect
 from appliance.intake.wire.messages import Message, response
 from appliance.intake.wire.pdus import PduStream, PeerFault, abort
 
@@ -51,8 +52,11 @@ class Answers(Protocol):
     def established(self, link: Link, requestor: Requestor) -> None:
         """An association began."""
 
-    def rejected(self, requestor: Requestor, why: Rejection, peer: str) -> None:
+    def rejected(self, link: Link, requestor: Requestor, why: Rejection) -> None:
         """One was refused."""
+
+    def admits(self) -> Rejection | None:
+        """Why no association can be taken now, though a place is free; None: it can."""
 
     def request(self, link: Link, message: Message, context: Context) -> tuple[int, str]:
         """Status and error comment for a message. PeerFault where the association has to end for it."""
@@ -62,20 +66,22 @@ class Answers(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """associations: established at a time. connections: of any state. Seconds as in the module's docstring."""
+class Listener:
+    """Where to listen. port: 0 for a free one. tls: None for plain DICOM."""
 
-    associations: int
-    connections: int
-    idle_s: float
-    negotiation_s: float
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
 
 
 class Link:
     """One connection, served in a thread of its own."""
 
-    def __init__(self, service: Service, connection: socket.socket, peer: str) -> None:
-        self.peer = peer
+    def __init__(
+        self, service: Service, connection: socket.socket, peer: str, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.peer, self.tls = peer, tls is not None
+        self._context = tls
         self.requestor: Requestor | None = None
         self._service, self._socket = service, connection
         self._stream = PduStream(service.rules.max_pdu + _TOLERANCE)
@@ -120,12 +126,24 @@ class Link:
             self._socket.close()
 
     def _serve(self) -> None:
+        if self._context is not None:
+            self._shake_hands(self._context)
         while self._receive():
             while (pdu := self._stream.take()) is not None:
                 for event in self._acceptor.received(pdu):
                     if not self._handled(event):
                         return
                 self._deadline = time.monotonic() + self._service.limits.idle_s
+
+    def _shake_hands(self, context: ssl.SSLContext) -> None:
+        self._socket.settimeout(self._service.limits.negotiation_s)
+        try:
+            self._socket = context.wrap_socket(self._socket, server_side=True)
+        except ssl.SSLError as error:
+            reason = (error.reason or "unknown reason").lower().replace("_", " ")
+            log.warning("TLS handshake failed: %s; check the sender's certificate and versions", reason,
+                        extra={"peer": self.peer})  # fmt: skip
+            raise
 
     def _receive(self) -> bool:
         """Wait for bytes; False where the peer closed."""
@@ -153,7 +171,7 @@ class Link:
                 self._send(reply)
                 return True
             case Rejected(requestor, why, reply):
-                answers.rejected(requestor, why, self.peer)
+                answers.rejected(self, requestor, why)
                 self._send(reply)
                 self._linger()
             case Released(reply):
@@ -186,23 +204,25 @@ class Link:
 
 
 class Service:
-    """From `start` to `stop`; `port` is known after `start`."""
+    """From `start` to `stop`; `ports` are known after `start`, in the order of the listeners."""
 
     def __init__(self, rules: Rules, limits: Limits, answers: Answers) -> None:
         self.rules, self.limits, self.answers = rules, limits, answers
-        self.port = 0
+        self.ports: tuple[int, ...] = ()
         self._links: set[Link] = set()
         self._places: set[Link] = set()  # of those, what is or may become an association
+        self._rate = RateLimiter(limits.connections_per_minute)
         self._working = 0
         self._changed = threading.Condition()
         self._woken, self._wake = socket.socketpair()
         self._listener: threading.Thread | None = None
 
-    def start(self, host: str, port: int) -> None:
-        """Listen. OSError where the port is taken or may not be used."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        self.port = int(listening.getsockname()[1])
+    def start(self, *listeners: Listener) -> None:
+        """Listen. OSError where a port is taken or may not be used; its `filename` says which."""
+        with contextlib.ExitStack() as opened:
+            listening = {opened.enter_context(_listening(one)): one.tls for one in listeners}
+            opened.pop_all()
+        self.ports = tuple(int(one.getsockname()[1]) for one in listening)
         self._listener = threading.Thread(target=self._listen, args=(listening,), name="dicom-listener", daemon=True)
         self._listener.start()
 
@@ -233,13 +253,15 @@ class Service:
         for waker in (self._woken, self._wake):
             waker.close()
 
-    def claim(self, link: Link) -> bool:
-        """Take one of the places for associations, until `forget`; False where none is left."""
+    def claim(self, link: Link) -> Rejection | None:
+        """Take one of the places for associations, until `forget`; or why there is none."""
+        if refusal := self.answers.admits():
+            return refusal
         with self._changed:
             if len(self._places) >= self.limits.associations:
-                return False
+                return Rejection.TOO_MANY
             self._places.add(link)
-            return True
+            return None
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
@@ -259,32 +281,49 @@ class Service:
             self._links.discard(link)
             self._places.discard(link)
 
-    def _listen(self, listening: socket.socket) -> None:
-        with listening:
+    def _listen(self, listening: Mapping[socket.socket, ssl.SSLContext | None]) -> None:
+        with contextlib.ExitStack() as closing:
+            for one in listening:
+                closing.enter_context(one)
             while True:
-                ready = select.select([listening, self._woken], [], [])[0]
+                ready = select.select([*listening, self._woken], [], [])[0]
                 if self._woken in ready:
                     return
-                try:
-                    connection, address = listening.accept()
-                except OSError as error:  # gone again, or no descriptor left
-                    log.warning("a connection could not be accepted: %s", error.strerror)
-                    time.sleep(0.1)
-                    continue
-                self._admit(connection, str(address[0]))
+                for one in ready:
+                    self._accept(one, listening[one])
 
-    def _admit(self, connection: socket.socket, peer: str) -> None:
-        """Serve a connection, or close it. It is counted before the next one is accepted: no burst passes the limit."""
-        with self._changed:
-            if len(self._links) >= self.limits.connections:
-                connection.close()
-                log.warning(
-                    "connection refused: %d are open; raise the limit if they are all wanted",
-                    self.limits.connections,
-                    extra={"peer": peer},
-                )
-                return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            link = Link(self, connection, peer)
+    def _accept(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        try:
+            connection, address = listening.accept()
+        except OSError as error:  # gone again, or no descriptor left
+            log.warning("a connection could not be accepted: %s", error.strerror)
+            time.sleep(0.1)
+            return
+        peer = str(address[0])
+        if refusal := self._refusal(peer):
+            connection.close()
+            log.warning("connection refused: %s", refusal, extra={"peer": peer})
+            return
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link = Link(self, connection, peer, tls)
+        with self._changed:  # counted before the next one is accepted: no burst passes the limit
             self._links.add(link)
         link.thread.start()
+
+    def _refusal(self, peer: str) -> str:
+        """Why a connection is not served; "" where it is."""
+        if not may_connect(peer, self.limits.addresses):
+            return "its address is not in the list: add it to receiver.addresses if it is a sender"
+        if len(self.links()) >= self.limits.connections:
+            return f"{self.limits.connections} are open; raise receiver.max_associations if they are all wanted"
+        if not self._rate.allows(peer, time.monotonic()):
+            return "too many a minute from there: check the sender, or raise receiver.connections_per_minute"
+        return ""
+
+
+def _listening(where: Listener) -> socket.socket:
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    try:
+        return socket.create_server((where.host, where.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{where.host}:{where.port}") from error

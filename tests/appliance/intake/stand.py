@@ -18,11 +18,22 @@ from pynetdicom.association import Association
 
 from appliance.intake.receiver import SOP_CLASSES
 from appliance.intake.role import ReceiverRole
-from appliance.intake.wire.service import Link
+from appliance.intake.wire.bounds import Limits
+from appliance.intake.wire.service import Link, Listener
 from appliance.storage.intake_journal import IntakeJournal, IntakeReader
 from tests.appliance.dicom_samples import part10
 
 AE_TITLE = "ONESCAN"
+
+
+_LIMITS: dict[str, Any] = {
+    "associations": 20,
+    "connections": 40,
+    "idle_s": 60.0,
+    "negotiation_s": 15.0,
+    "connections_per_minute": 3000.0,
+    "addresses": (),
+}
 
 
 class RealClock:
@@ -60,9 +71,10 @@ class Stand:
         self.reader = IntakeReader(self.database, self.spool)
         self.bell = CountingBell()
         self.duplicates: list[str] = []
+        bounds = {name: changes.pop(name) for name in list(changes) if name in _LIMITS}
         arguments: dict[str, Any] = {
-            "host": "127.0.0.1",
-            "port": 0,
+            "listeners": [Listener("127.0.0.1", changes.pop("port", 0), changes.pop("tls", None))],
+            "limits": Limits(**{**_LIMITS, "connections": 2 * bounds.get("associations", 20), **bounds}),
             "ae_title": AE_TITLE,
             "calling_ae_titles": (),
             "spool": self.spool,
@@ -79,7 +91,7 @@ class Stand:
 
     @property
     def port(self) -> int:
-        return self.role.port
+        return self.role.ports[0]
 
     def links(self) -> tuple[Link, ...]:
         """Connections that are open."""

@@ -71,7 +71,7 @@ def test_noise_before_an_association_is_cut(tmp_path: Path, noise: bytes) -> Non
 
 
 def test_a_burst_of_silent_connections_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with running(tmp_path, max_associations=5, negotiation_s=60) as stand:
+    with running(tmp_path, associations=5, negotiation_s=60) as stand:
         threads = threading.active_count()
         with contextlib.ExitStack() as stack:
             for _ in range(40):
@@ -83,7 +83,7 @@ def test_a_burst_of_silent_connections_is_bounded(tmp_path: Path, caplog: pytest
 
 
 def test_silent_connections_are_cut(tmp_path: Path) -> None:
-    with running(tmp_path, max_associations=1, negotiation_s=0.5) as stand:
+    with running(tmp_path, associations=1, negotiation_s=0.5) as stand:
         threads = threading.active_count()
         with contextlib.ExitStack() as stack:
             for connection in [stack.enter_context(raw(stand)) for _ in range(2)]:
@@ -106,7 +106,7 @@ def test_a_pdu_that_drips_is_cut(tmp_path: Path) -> None:
 
 
 def test_more_associations_than_allowed_are_refused(tmp_path: Path) -> None:
-    with running(tmp_path, max_associations=2) as stand, contextlib.ExitStack() as stack:
+    with running(tmp_path, associations=2) as stand, contextlib.ExitStack() as stack:
         opened = [stack.enter_context(association(stand.port)) for _ in range(3)]
         assert [a.is_established for a in opened] == [True, True, False]
         assert opened[2].is_rejected

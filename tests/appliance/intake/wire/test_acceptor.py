@@ -54,7 +54,7 @@ def received(acceptor: Acceptor, kind: PduType, body: bytes = bytes(4)) -> list[
 
 
 def established(rules: Rules = RULES) -> tuple[Acceptor, Established]:
-    acceptor = Acceptor(rules, lambda: True)
+    acceptor = Acceptor(rules, lambda: None)
     (event,) = received(acceptor, PduType.ASSOCIATE_RQ, request())
     assert isinstance(event, Established)
     return acceptor, event
@@ -84,7 +84,7 @@ def test_what_is_proposed_is_accepted_context_by_context() -> None:
     ],
 )
 def test_a_refusal_says_why(body: bytes, rules: Rules, free: bool, why: Rejection) -> None:
-    acceptor = Acceptor(rules, lambda: free)
+    acceptor = Acceptor(rules, lambda: None if free else Rejection.TOO_MANY)
     (event,) = received(acceptor, PduType.ASSOCIATE_RQ, body)
     assert isinstance(event, Rejected)
     assert event.why is why
@@ -96,7 +96,12 @@ def test_a_refusal_says_why(body: bytes, rules: Rules, free: bool, why: Rejectio
 
 def test_no_place_is_taken_by_who_is_refused() -> None:
     claimed: list[bool] = []
-    acceptor = Acceptor(RULES, lambda: not claimed.append(True))
+
+    def claim() -> Rejection | None:
+        claimed.append(True)
+        return None
+
+    acceptor = Acceptor(RULES, claim)
     received(acceptor, PduType.ASSOCIATE_RQ, request(called="OTHER"))
     assert not claimed
 
@@ -112,7 +117,7 @@ def test_release_and_abort_end_it() -> None:
 
 @pytest.mark.parametrize(("state", "kind"), [p for p in product(State, PduType) if p not in _TABLE])
 def test_everything_that_is_not_in_the_table_is_refused(state: State, kind: PduType) -> None:
-    acceptor = Acceptor(RULES, lambda: True)
+    acceptor = Acceptor(RULES, lambda: None)
     acceptor.state = state
     with pytest.raises(PeerFault, match=f"{kind.name} in state {state.value}"):
         received(acceptor, kind)
@@ -127,7 +132,7 @@ def test_a_damaged_request_is_answered_or_refused(data: st.DataObject) -> None:
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     body = body[: data.draw(st.integers(0, len(body)))]
     try:
-        (event,) = received(Acceptor(RULES, lambda: True), PduType.ASSOCIATE_RQ, bytes(body))
+        (event,) = received(Acceptor(RULES, lambda: None), PduType.ASSOCIATE_RQ, bytes(body))
     except PeerFault:
         return
     assert isinstance(event, Established | Rejected)
