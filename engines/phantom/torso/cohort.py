@@ -13,7 +13,9 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -116,7 +118,7 @@ def _all_made(cohort: Path, seeds: list[int], order: Order, jobs: int) -> Iterat
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     os.environ.update(dict.fromkeys(before, "1"))
     try:
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
             yield from _feed(pool, cohort, seeds, order, 2 * jobs)
     finally:
         for name, value in before.items():
@@ -124,6 +126,18 @@ def _all_made(cohort: Path, seeds: list[int], order: Order, jobs: int) -> Iterat
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the process that started it has been killed; the pool's own workers would wait for good."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only workers call this"
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 def _feed(pool: ProcessPoolExecutor, cohort: Path, seeds: list[int], order: Order, ahead: int) -> Iterator[int]:
@@ -147,6 +161,8 @@ def _feed(pool: ProcessPoolExecutor, cohort: Path, seeds: list[int], order: Orde
 def make_case(cohort: Path, seed: int, order: Order) -> int:
     """Make one case; its seed comes back."""
     folder = durable.make_folder(folder_of(cohort, seed))
+    for left in (folder, folder / "ct"):  # what an attempt that was killed left
+        durable.sweep(left)
     wanted = None if order.wanted is None else {Cancer(name): n for name, n in order.wanted.items()}
     person = sample_person(seed, wanted, shifted=order.shifted)
     torso = build(person)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import SegmentationStorage
 
 from core.errors import ConfigError
 from core.finding import Cancer
@@ -95,6 +100,88 @@ def test_each_vendors_images_satisfy_dciodvfy(tmp_path: Path, vendor: str) -> No
         report = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
         assert "CTImage" in report.stderr + report.stdout
         assert "Error" not in report.stderr + report.stdout, report.stderr
+
+
+def test_the_truth_satisfies_dciodvfy(tmp_path: Path) -> None:
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (package dicom3tools) is not installed")
+    write_study(build(sample_person(7, {Cancer.LIVER: 1})), SHORT, tmp_path, "ge")
+    assert _said(tmp_path / "findings.dcm") == ["Segmentation"]
+    # dicom3tools of 2022 does not know label maps (supplement 243, 2024); a fractional segmentation has all modules and
+    # functional groups in common with one.
+    organs = pydicom.dcmread(tmp_path / "organs.dcm")
+    organs.SOPClassUID = organs.file_meta.MediaStorageSOPClassUID = SegmentationStorage
+    organs.SegmentationType, organs.SegmentationFractionalType = "FRACTIONAL", "OCCUPANCY"
+    organs.MaximumFractionalValue = 255
+    organs.SegmentSequence = [s for s in organs.SegmentSequence if s.SegmentNumber]
+    for number, segment in enumerate(organs.SegmentSequence, 1):
+        segment.SegmentNumber = number
+    which = Dataset()
+    which.ReferencedSegmentNumber = 1
+    organs.SharedFunctionalGroupsSequence[0].SegmentIdentificationSequence = [which]
+    organs.save_as(tmp_path / "as_fractional.dcm")
+    assert _said(tmp_path / "as_fractional.dcm") == ["Segmentation"]
+    del organs.SegmentSequence
+    organs.save_as(tmp_path / "broken.dcm")
+    assert any("Error" in line for line in _said(tmp_path / "broken.dcm")), "it would have seen an error"
+
+
+def _said(path: Path) -> list[str]:
+    report = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
+    return [line for line in (report.stderr + report.stdout).splitlines() if line.strip()]
+
+
+@pytest.mark.slow
+def test_a_cohort_killed_again_and_again_ends_whole_and_as_if_it_never_had_been(tmp_path: Path) -> None:
+    """`onescan-engines phantom --count` in a process of its own, killed (SIGKILL) twice while both workers are busy."""
+    count = 40
+    program = [sys.executable, "-m", "engines.cli", "phantom", "800", str(tmp_path / "killed"), "--count", str(count),
+               "--jobs", "2", "--slice-mm", "10", "--pixel-mm", "6"]  # fmt: skip
+    for until in (5, 15):
+        _kill_when_there_are(until, tmp_path / "killed", program)
+    there = {p.parent.name: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("*/record.json")}
+    assert 15 <= len(there) < count
+    subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
+    cases = sorted(p for p in (tmp_path / "killed").iterdir() if p.is_dir())
+    assert [p.name for p in cases] == [f"{800 + i:07d}" for i in range(count)]
+    for case in cases:
+        assert sorted(p.name for p in case.iterdir()) == ["case.npz", "record.json"], "nothing half-written is left"
+        if case.name in there:
+            assert (case / "record.json").stat().st_mtime_ns == there[case.name], "made once"
+    order = Order((10.0, 6.0, 6.0))
+    for seed in (800, 807, 839):
+        make_case(tmp_path / "quiet", seed, order)
+        name = f"{seed:07d}/case.npz"
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "quiet" / name).read_bytes()
+
+
+def _kill_when_there_are(cases: int, cohort: Path, program: list[str]) -> None:
+    run = subprocess.Popen(program, stdout=subprocess.DEVNULL, start_new_session=True)
+    _wait_for(lambda: len(list(cohort.glob("*/record.json"))) >= cases or run.poll() is not None)
+    assert run.poll() is None, "it ended before it could be killed"
+    run.kill()
+    run.wait()
+    _wait_for(lambda: not _group_lives(run.pid))  # its workers must not stay behind
+
+
+def _wait_for(what: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if what():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited ten minutes in vain")
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a process of this group is alive: zombies, which only wait for their parent's parent, are not."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            return True
+    return False
 
 
 def test_a_case_is_what_rendering_its_seed_gives(tmp_path: Path) -> None:
