@@ -119,7 +119,7 @@ def test_labels_that_leave_in_many_parts_are_put_together(
 
 def test_an_output_that_can_not_be_trusted_leaves_no_labels_behind(device: SimulatedDevice | RealDevice) -> None:
     x, window = np.abs(image(20, 13, 10)) + 1, Window(SIZE, 2, (1.0,))
-    x[0, -1, 0, 0] = -1  # its logarithm is no number; only the last tiles see it
+    x[0, -1, -1, -1] = -1  # its logarithm is no number; only the very last tile sees it, which no later one settles
     with pytest.raises(EngineError, match="NaN"):
         labelled(on_device(device, x, window, networks.logarithms()), ZOOMS["finer"], Softmax())
 
