@@ -25,7 +25,7 @@ from . import monai_bundles as made
 
 pytestmark = [pytest.mark.slow, pytest.mark.referee, pytest.mark.timeout(900)]
 SPACING_MM = (0.9, 1.1, 2.5)
-STEPS = {"SegResNet": 80, "VNet": 40, "AttentionUnet": 60, "FlexibleUNet": 30, "SwinUNETR": 80}
+STEPS = {"SegResNet": 80, "VNet": 40, "AttentionUnet": 60, "FlexibleUNet": 30, "SwinUNETR": 60}
 FEW = 20
 """Training steps after which a network tells the blobs apart; unlearnt, its labels are noise, and so is their Dice."""
 

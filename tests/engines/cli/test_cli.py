@@ -304,8 +304,8 @@ def test_bench_measures_and_writes_what_a_network_needs(bundle: Bundle, volume: 
     assert found["ratio"] == pytest.approx(found["total_s"] / found["loop_s"])
     measured = {network["network"]: network["bytes_per_voxel"] for network in found["networks"]}
     copy = open_bundle(tmp_path / "measured").manifest
-    with_margin = {network: with_margin(found) for network, found in measured.items()}
-    assert {network.id: network.bytes_per_voxel for network in copy.networks} == with_margin
+    written = {network: with_margin(found) for network, found in measured.items()}
+    assert {network.id: network.bytes_per_voxel for network in copy.networks} == written
     assert copy.version == "1.0.1"
     assert copy.golden == bundle.manifest.golden
     said = engines(*arguments, "--no-memory")
