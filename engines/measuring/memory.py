@@ -69,20 +69,24 @@ def bytes_per_voxel(
     return max(1, *per_voxel)
 
 
-def largest_bytes_per_voxel(bundle: Bundle, spec: Network) -> int:
+def largest_bytes_per_voxel(bundle: Bundle, spec: Network, runs: int = 1) -> int:
     """`bytes_per_voxel` at `measured_size` in fp32 on whichever CPU runtime takes more: what a device may have to pay.
 
+    runs: how often each is asked; ONNX Runtime's pool grows differently from run to run. The largest counts.
     EngineError where no runtime is installed, or the kernel tells no process its peak.
     """
     size = measured_size(spec)
     installed = [name for name in ("onnx", "openvino") if find_spec(_LIBRARIES[name]) is not None]
     if not installed:
         raise EngineError("memory can't be measured without a runtime", remedy="pip install 'onescan[cpu]'")
-    return max(bytes_per_voxel(bundle, spec, size, name, "fp32", available_cores()) for name in installed)
+    return max(bytes_per_voxel(bundle, spec, size, name, "fp32", available_cores()) for name in installed * runs)
 
 
 def with_memory(
-    bundle: Bundle, ids: Collection[str] | None = None, say: Callable[[str], None] = lambda line: None
+    bundle: Bundle,
+    ids: Collection[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    runs: int = 1,
 ) -> tuple[Network, ...]:
     """The bundle's networks, those of `ids` (None: all) with what they take here and the margin; same files once."""
     found: dict[tuple[object, ...], int] = {}
@@ -94,7 +98,7 @@ def with_memory(
         key = (spec.files, spec.after, spec.mask, measured_size(spec))
         if key not in found:
             say(f"{spec.id}: measuring its memory")
-            found[key] = with_margin(largest_bytes_per_voxel(bundle, spec))
+            found[key] = with_margin(largest_bytes_per_voxel(bundle, spec, runs))
             say(f"{spec.id}: {found[key]} bytes a voxel, with a margin of at least {MARGIN - 1:.0%}")
         networks.append(spec.model_copy(update={"bytes_per_voxel": found[key]}))
     return tuple(networks)

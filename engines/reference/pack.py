@@ -52,6 +52,7 @@ GOLDEN: dict[str, tuple[int, int]] = {"lung-and-liver-lesion": (500_010, 1), "no
 """Golden cases: name → seed and number of lesions (of 25 mm) in each organ."""
 ORGANS = {Cancer.LUNG: "lung", Cancer.LIVER: "liver"}
 WANTED_SENSITIVITY, WANTED_SPECIFICITY = 0.90, 0.90
+MEMORY_RUNS = 3
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEXTS = (
     Content("licence.txt", "licence", REPOSITORY / "LICENSE"),
@@ -233,7 +234,9 @@ def pack(trained: Path, into: Path, final: bool) -> Bundle:
     golden = tuple(_answered(name, *inputs[name], cascade) for name in inputs)
     durable.remove_tree(into)
     durable.make_folder(into.parent)
-    return write_bundle(into, manifest_draft(judgements, golden, with_memory(unmeasured, say=print)), contents)
+    return write_bundle(
+        into, manifest_draft(judgements, golden, with_memory(unmeasured, say=print, runs=MEMORY_RUNS)), contents
+    )
 
 
 def again(old: Bundle, into: Path) -> Bundle:
@@ -241,7 +244,7 @@ def again(old: Bundle, into: Path) -> Bundle:
     texts = {content.name: content for content in TEXTS}
     contents = [texts.get(content.name, content) for content in old.contents()]
     fields = old.manifest.model_dump(exclude={"files"})
-    changed = {**fields, "version": VERSION, "networks": with_memory(old, say=print)}
+    changed = {**fields, "version": VERSION, "networks": with_memory(old, say=print, runs=MEMORY_RUNS)}
     return write_bundle(into, ManifestDraft.model_validate(changed), contents)
 
 

@@ -10,7 +10,9 @@ import pytest
 import engines
 from core.finding import Cancer, Verdict
 from engines.bundle import Bundle, open_bundle
+from engines.measuring.memory import largest_bytes_per_voxel
 from engines.parity import run_golden
+from engines.reference.pack import REPOSITORY, again
 from engines.runtime.choice import choose
 
 FOLDER = Path(engines.__file__).parent / "bundles" / "reference"
@@ -68,6 +70,23 @@ def test_every_network_runs_on_two_shapes(bundle: Bundle) -> None:
         for shape in ((64, 48, 32), (32, 48, 64)):
             logits = network.run(rng.standard_normal((1, 1, *shape), dtype=np.float32))
             assert logits.shape == (1, len(spec.labels), *shape)
+
+
+def test_it_says_what_its_networks_take_with_a_margin(bundle: Bundle) -> None:
+    for spec in bundle.manifest.networks:
+        measured = largest_bytes_per_voxel(bundle, spec)
+        assert measured <= spec.bytes_per_voxel <= 3 * measured, spec.id
+
+
+def test_packed_again_only_version_texts_and_memory_differ(bundle: Bundle, tmp_path: Path) -> None:
+    anew = again(bundle, tmp_path / "again")
+    kept = {"version", "networks", "files"}
+    assert anew.manifest.model_dump(exclude=kept) == bundle.manifest.model_dump(exclude=kept)
+    digests = [{f.name: f.sha256 for f in b.manifest.files if f.role in ("network", "golden")} for b in (anew, bundle)]
+    assert digests[0] == digests[1]
+    without = [[n.model_copy(update={"bytes_per_voxel": 1}) for n in b.manifest.networks] for b in (anew, bundle)]
+    assert without[0] == without[1]
+    assert anew.path("model-card.md").read_bytes() == (REPOSITORY / "docs" / "model-card.md").read_bytes()
 
 
 def test_this_machine_reproduces_the_golden_cases(bundle: Bundle) -> None:
