@@ -281,13 +281,16 @@ def _height(plane: npt.NDArray[np.uint8], height: int) -> npt.NDArray[np.uint8]:
 def _gallery() -> None:
     rows, captions = [], []
     for cancer in Cancer:
-        cells, names = [], []
-        for kind in SUBTYPES[cancer.value]:
-            torso = _with_kind(cancer, kind)
-            cells += _views(torso, cancer)
-            names += [f"{cancer.value}: {kind}", f"{torso.findings[-1].diameter_mm:.0f} mm, truth"]
-        rows.append(cells[:6] + [np.full_like(cells[0], 255)] * (6 - len(cells[:6])))
-        captions.append(names[:6] + [""] * (6 - len(names[:6])))
+        kinds = list(SUBTYPES[cancer.value])
+        for three in (kinds[:3], kinds[3:]):
+            cells, names = [], []
+            for kind in three:
+                torso = _with_kind(cancer, kind)
+                cells += _views(torso, cancer)
+                names += [f"{cancer.value}: {kind}", f"{torso.findings[-1].diameter_mm:.0f} mm, truth"]
+            if cells:
+                rows.append(cells + [np.full_like(cells[0], 255)] * (6 - len(cells)))
+                captions.append(names + [""] * (6 - len(names)))
     sheet(IMAGES / "phantom-cancers.jpg", rows, captions)
 
 

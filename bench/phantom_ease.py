@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument("--part", default="0/1", help="i/n: measure only every n-th person, from the i-th on")
     given = parser.parse_args()
     folder = FOLDER / difficulty.digest()[:12]
-    seeds = [_ILL_FROM + i for i in range(given.ill)] + [_WELL_FROM + i for i in range(given.well)]
+    shares = [(i / given.ill, _ILL_FROM + i) for i in range(given.ill)]
+    shares += [(i / given.well, _WELL_FROM + i) for i in range(given.well)]
+    seeds = [seed for _, seed in sorted(shares)]  # wherever it is stopped, both groups have grown alike
     first, step = (int(v) for v in given.part.split("/"))
     until = time.monotonic() + given.seconds
     for seed in seeds[first::step]:
