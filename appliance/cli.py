@@ -183,6 +183,17 @@ def studies(
     _screen.print(table)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def evaluate(context: typer.Context) -> None:
+    """Judge a bundle on this hospital's own cases: DICOM studies and a table of outcomes."""
+    from appliance import evaluate as judging  # what judges is no part of a box at work, nor of its memory
+
+    judging.app(args=context.args, prog_name="onescan-appliance evaluate")
+
+
 def main() -> None:
     """The console command: errors of ours are shown with what to do about them."""
     try:

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from core.errors import OneScanError
 from engines import publish
-from engines.commands import building, judging, looking, measuring, packing, running
+from engines.commands import building, evaluating, judging, looking, measuring, packing, running
 from engines.commands.options import err, print_json
 from engines.importers import cli as importers
 
@@ -30,7 +30,7 @@ with OneScan:
     onescan-engines run --phantom 7         a synthetic patient, seven answers
 """,
 )
-for part in (looking, running, measuring, judging, building, packing, importers, publish):
+for part in (looking, running, measuring, judging, evaluating, building, packing, importers, publish):
     part.register(app)
 
 

@@ -8,7 +8,7 @@ way in; the stages are `orientation`, `preprocess`, `localise`, `region`, `tiles
 from __future__ import annotations
 
 from engines.cascade.budget import Budget, Cancelled
-from engines.cascade.cascade import Analysis, Cascade
+from engines.cascade.cascade import Analysis, Cascade, Look
 from engines.cascade.rules import PatientContext
 
-__all__ = ["Analysis", "Budget", "Cancelled", "Cascade", "PatientContext"]
+__all__ = ["Analysis", "Budget", "Cancelled", "Cascade", "Look", "PatientContext"]

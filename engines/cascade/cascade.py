@@ -41,6 +41,22 @@ Refused = Mapping[Cancer, tuple[Reason, str]]
 
 
 @dataclass(frozen=True, eq=False)
+class Look:
+    """What an answer was decided on, for who judges answers: every candidate, also those below the thresholds.
+
+    candidates: uncalibrated, on the grid of `region`, highest score first. organ_score: the classifier's, or None.
+    """
+
+    model: CancerModel
+    candidates: tuple[Candidate, ...]
+    region: Region | None
+    organ_score: float | None
+
+
+Observe = Callable[[Look], None]
+
+
+@dataclass(frozen=True, eq=False)
 class Analysis:
     """Seven answers and what they rest on.
 
@@ -66,6 +82,7 @@ class _Scan:
     spacing_mm: Vector
     orientation: Orientation
     watch: Watch
+    observe: Observe
     maps: dict[str, Labels] = field(default_factory=dict)
     """Label maps of networks that others start from, canonical."""
     detections: dict[tuple[str, str], Detection] = field(default_factory=dict)
@@ -94,9 +111,11 @@ class Cascade:
         patient: PatientContext,
         refused: Refused = MappingProxyType({}),
         cancelled: Callable[[], bool] = lambda: False,
+        observe: Observe = lambda look: None,
     ) -> Analysis:
         """Answers for all seven cancers. refused: cancers that an earlier stage ruled out, with (reason, detail).
 
+        observe: is shown what each answer of an organ that was looked at rests on, before it is decided.
         Raises Cancelled soon after `cancelled()` turns true, DeviceLost, and nothing else on purpose.
         """
         watch = Watch(self._budget, cancelled, self._clock)
@@ -107,7 +126,7 @@ class Cascade:
         manifest = self._bundle.manifest
         if wanted or (manifest.organs and not manifest.cancers):  # organs are then all that the bundle says
             try:
-                scan = _scan(volume, watch)
+                scan = _scan(volume, watch, observe)
                 organs = self._localise(scan, wanted)
             except Exception as error:  # a bulkhead: see the module's docstring
                 refusal = _refusal("localiser", error)
@@ -170,6 +189,7 @@ class Cascade:
         watch.check()
         organ_score = self._organ_score(model, scan, found, organ.margin_mm)
         if model.network is None or model.label is None or model.extraction is None:
+            scan.observe(Look(model, (), None, organ_score))
             return decide(model.cancer, model, (), organ_score), None
         with watch.timed("detect"):
             detection = self._detection(model.network, scan, found, organ)
@@ -178,6 +198,7 @@ class Cascade:
         with watch.timed("lesions"):
             candidates = extract(probability, region.organ, region.grid.spacing_mm, model.extraction)
         candidates = self._characterised(model, scan, candidates, region)
+        scan.observe(Look(model, candidates, region, organ_score))
         answer = decide(model.cancer, model, candidates, organ_score)
         if answer.verdict is Verdict.NEGATIVE:
             return answer, None
@@ -251,10 +272,10 @@ def _shown(candidates: tuple[Candidate, ...], model: CancerModel) -> list[Candid
     return [c for c in likely if c.score >= model.negative_below]
 
 
-def _scan(volume: Volume, watch: Watch) -> _Scan:
+def _scan(volume: Volume, watch: Watch, observe: Observe) -> _Scan:
     orientation = orientation_of(volume.geometry)
     spacing = orientation.spacing(volume.geometry.spacing_mm)
-    return _Scan(volume, orientation.view(volume.hu), spacing, orientation, watch)
+    return _Scan(volume, orientation.view(volume.hu), spacing, orientation, watch, observe)
 
 
 def _refusal(stage: str, error: Exception) -> Refusal:

@@ -19,7 +19,7 @@ MARKS_PER_SCAN = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 @dataclass(frozen=True)
 class Scan:
-    """lesions: of each the highest score of a candidate that hits it, None: never found. marks: scores of false marks."""
+    """lesions: of each the highest score of a candidate that hits it; None: never found. marks: false ones' scores."""
 
     lesions: tuple[float | None, ...]
     marks: tuple[float, ...]

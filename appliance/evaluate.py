@@ -1,0 +1,276 @@
+"""`onescan-appliance evaluate`: a hospital judges a bundle on its own cases, read as the box reads studies.
+
+The way of a study is the box's own (`pipeline.open_scan`: which series serves, its slices as one volume), so what would
+be refused at the scanner is refused here. Nothing is received, sent or stored but the folder of results; how figures
+are made of them is `engines.evaluation`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pydicom
+import typer
+
+from appliance import config as configuration
+from appliance.pipeline import Scan, open_scan
+from appliance.ports import StoredInstance
+from core.errors import ConfigError, InputRefused
+from core.finding import Reason
+from core.volume import Geometry
+from core.wire import as_token
+from engines import archive
+from engines.cascade import PatientContext
+from engines.commands import evaluating
+from engines.commands.options import JsonOption, PrecisionOption, RuntimeOption, out, print_json, with_progress
+from engines.evaluation.cases import CaseSet
+from engines.evaluation.results import Value
+from engines.evaluation.studies import Labels, Source, Study
+from engines.evaluation.table import Table, read_table
+from engines.evaluation.torsos import cohort_digest, cohort_settings, complete_seeds, study_of
+from engines.phantom.torso.cohort import folder_of
+
+_MAGIC_AT, _MAGIC = 128, b"DICM"
+_NOTHING = InputRefused(Reason.NO_CT, "no DICOM files")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="""Judge a bundle on this hospital's own cases: DICOM studies and a table of their outcomes.
+
+1. `run` reads every study as the box would and keeps the answers beside the outcomes (resumable)
+
+2. `report` turns that into a page for people and evaluation.json for machines
+
+`compare` sets two bundles side by side. docs/evaluation.md walks through it. Nothing leaves this machine, and no name
+or number of a patient is written: a case goes by its line in your table.
+""",
+)
+
+
+@dataclass(frozen=True)
+class DicomTable:
+    """Studies in folders, with a table of their outcomes. title: which cases, in a sentence."""
+
+    table: Table
+    title: str
+    synthetic: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Of the table."""
+        return self.table.digest
+
+    def __len__(self) -> int:
+        return len(self.table.rows)
+
+    def study(self, index: int) -> Study:
+        """Read a study."""
+        row = self.table.rows[index]
+        scan = read_folder(row.path)
+        patient = PatientContext(row.age_years, row.sex)
+        if scan.volume is not None:
+            first = scan.headers[0]
+            patient = PatientContext(
+                first.age_years if first.age_years is not None else row.age_years, first.sex or row.sex
+            )
+        attributes = {**told(scan), **row.attributes}
+        return Study(row.case, row.person, row.set, patient, scan.volume or _refused(scan), row.truth, attributes)
+
+
+@dataclass(frozen=True)
+class DicomCohort:
+    """The studies of a folder that `onescan-engines phantom --count --dicom` filled, with truth as SEG."""
+
+    folder: Path
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+    set: CaseSet = "judging"
+    synthetic: bool = True
+
+    @property
+    def title(self) -> str:
+        """Which people, in a sentence."""
+        return f"{len(self.seeds)} synthetic torsos as DICOM, seeds {self.seeds[0]} to {self.seeds[-1]}"
+
+    @property
+    def digest(self) -> str:
+        """Of settings and seeds."""
+        return cohort_digest(self.settings, self.seeds, self.set)
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def study(self, index: int) -> Study:
+        """Read a study and its truth."""
+        folder = folder_of(self.folder, self.seeds[index])
+        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        scan, shifted = read_folder(folder / "ct"), bool(self.settings.get("shifted"))
+        if scan.volume is None:
+            return study_of(record, _refused(scan), None, None, self.set, shifted)
+        organs = read_labels(folder / "organs.dcm", scan.volume.geometry)
+        numbers = [int(item["number"]) for item in record["findings"] if item["in_scan"]]
+        lesions = np.zeros(scan.volume.geometry.shape, np.uint8)
+        if (folder / "findings.dcm").exists():
+            lesions = read_segments(folder / "findings.dcm", scan.volume.geometry, numbers)
+        study = study_of(record, scan.volume, organs, lesions, self.set, shifted)
+        first = scan.headers[0]
+        known = PatientContext(first.age_years, first.sex)
+        return replace(study, patient=known, attributes={**study.attributes, **told(scan)})
+
+
+def read_folder(folder: Path) -> Scan:
+    """The study whose files lie in a folder or below it, as the box would read it."""
+    instances = [StoredInstance("", "", "", "", path) for path in _dicom_files(folder)]
+    return open_scan(instances) if instances else Scan((), refusal=_NOTHING)
+
+
+def told(scan: Scan) -> dict[str, Value]:
+    """What of a scan's header figures are broken down by: no word of a patient."""
+    if scan.volume is None:
+        return {}
+    first = scan.headers[0]
+    values: dict[str, Value] = {"slice_mm": round(scan.volume.geometry.spacing_mm[0], 2)}
+    words = {"vendor": as_token(first.manufacturer), "kernel": as_token(first.kernel), "sex": first.sex}
+    values.update({name: word for name, word in words.items() if word})
+    if first.age_years is not None:
+        values["age_years"] = float(first.age_years)
+    return values
+
+
+def read_labels(path: Path, geometry: Geometry) -> Labels:
+    """A label map segmentation (PS3.3 A.51.5) on the volume's slices; slices without a frame are 0."""
+    ds = pydicom.dcmread(path)
+    labels = np.zeros(geometry.shape, np.uint8)
+    for frame, z, _ in _frames(ds, geometry):
+        labels[z] = frame
+    return labels
+
+
+def read_segments(path: Path, geometry: Geometry, numbers: Sequence[int]) -> Labels:
+    """A binary segmentation on the volume's slices: segment k is written as numbers[k - 1]."""
+    ds = pydicom.dcmread(path)
+    labels = np.zeros(geometry.shape, np.uint8)
+    for frame, z, segment in _frames(ds, geometry):
+        labels[z][frame > 0] = numbers[segment - 1]
+    return labels
+
+
+def _frames(ds: pydicom.Dataset, geometry: Geometry) -> Iterator[tuple[Labels, int, int]]:
+    """Each frame with the slice of the volume that it lies on, and its segment (0 in a label map)."""
+    pixels = ds.pixel_array
+    frames = pixels if pixels.ndim == 3 else pixels[None]
+    for frame, group in zip(frames, ds.PerFrameFunctionalGroupsSequence, strict=True):
+        position = [float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient]
+        z = round(float(geometry.to_index(position)[0]))
+        named = group.get("SegmentIdentificationSequence")
+        yield frame, z, int(named[0].ReferencedSegmentNumber) if named else 0
+
+
+def _dicom_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and _is_dicom(path))
+
+
+def _is_dicom(path: Path) -> bool:
+    """A Part 10 file (PS3.10 7.1) that is no directory of others."""
+    if path.name.upper() == "DICOMDIR":
+        return False
+    with path.open("rb") as file:
+        return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
+
+
+def _refused(scan: Scan) -> InputRefused:
+    return scan.refusal or InputRefused(Reason.FAILED, "no volume")
+
+
+@app.command("run")
+def run(
+    cases: Annotated[
+        Path, typer.Argument(help="A table (CSV) of studies and outcomes; or a cohort of synthetic DICOM studies.")
+    ],
+    to: evaluating.ToOption,
+    title: Annotated[str | None, typer.Option(help="The table's cases in a sentence: which, of when.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="Bundle: a folder, or an archive. Default: the box's active one.")
+    ] = None,
+    config: Annotated[
+        Path, typer.Option("--config", "-c", envvar="ONESCAN_CONFIG", help="Names the box's active bundle.")
+    ] = Path("/etc/onescan/appliance.yaml"),
+    by: evaluating.ByOption = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Worker processes, up to 3 GB each. Let 1 run where the box is at work.")
+    ] = 1,
+    runtime: RuntimeOption = "auto",
+    precision: PrecisionOption = "auto",
+    pictures: evaluating.PicturesOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every study as the box would, and keep the answers beside the outcomes. Killed, it goes on where it was.
+
+    Example: `onescan-appliance evaluate run cases.csv --title "our clinic, 2024" --to results/`
+    """
+    from engines.evaluation.running import run_cases
+
+    source = _source(cases, title, by or [])
+    os.nice(10)  # the box's own roles go first
+    with archive.opened(bundle or _active(config)) as opened:
+        done = with_progress(
+            "judging",
+            "studies",
+            lambda step: run_cases(
+                opened,
+                source,
+                to,
+                jobs=jobs,
+                runtime=runtime,
+                precision=precision,
+                threads=1 if jobs > 1 else 0,
+                pictures=pictures,
+                progress=step,
+            ),
+            as_json,
+        )
+    if as_json:
+        print_json({"folder": str(to), **done.model_dump(mode="json")})
+        return
+    out.print(f"{done.cases} studies answered by {done.bundle.name} {done.bundle.version}")
+    out.print(f"Next: onescan-appliance evaluate report {to} --to report/")
+
+
+for name, command in (("report", evaluating.report), ("compare", evaluating.compare_command)):
+    app.command(name)(command)
+
+
+def _source(cases: Path, title: str | None, by: Sequence[str]) -> Source:
+    if cases.is_dir():
+        settings = cohort_settings(cases)
+        if not settings.get("dicom"):
+            raise ConfigError(
+                f"{cases} holds volumes, not DICOM", remedy="Judge them with `onescan-engines evaluate run`."
+            )
+        return DicomCohort(cases, complete_seeds(cases), settings)
+    if title is None:
+        raise ConfigError(
+            "a table does not say which cases these are", remedy='Give --title "which, from where, of when".'
+        )
+    return DicomTable(read_table(cases, by), title)
+
+
+def _active(config: Path) -> Path:
+    from contextlib import closing
+
+    from appliance import service
+
+    settings = configuration.load(config)
+    with closing(service.open_journal(settings)) as journal:
+        row = journal.shelf.active()
+    if row is None:
+        raise ConfigError("this box has no active bundle", remedy="Name one with --bundle.")
+    return settings.bundles / row.digest
