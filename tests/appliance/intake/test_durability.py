@@ -144,10 +144,17 @@ def test_a_full_disk_under_the_journal_answers_a700(tmp_path: Path, small_disk: 
         assert len(handover.instances) == 30
 
 
-def test_below_the_watermark_new_instances_are_refused(tmp_path: Path) -> None:
-    with running(tmp_path, min_free_bytes=1 << 60) as stand:
-        assert push(stand.port, tmp_path, [ct_slice()]) == [0xA700]
-        assert not stand.files()
+def test_below_the_watermark_new_instances_and_associations_are_refused(tmp_path: Path, small_disk: Path) -> None:
+    with running(tmp_path, spool=small_disk / "spool", min_free_bytes=512 * 1024) as stand:
+        with association(stand.port) as assoc:
+            assert send(assoc, tmp_path, part10(ct_slice(index=0))).Status == 0
+            (small_disk / "ballast").write_bytes(bytes(768 * 1024))
+            assert send(assoc, tmp_path, part10(ct_slice(index=1))).Status == 0xA700
+        with association(stand.port) as assoc:
+            assert assoc.is_rejected
+        assert len(stand.files()) == 1
+        (small_disk / "ballast").unlink()
+        assert push(stand.port, tmp_path, [ct_slice(index=1)]) == [0]
 
 
 def test_stop_finishes_what_is_in_flight_and_ends_everything(tmp_path: Path) -> None:
@@ -171,7 +178,7 @@ def test_stop_finishes_what_is_in_flight_and_ends_everything(tmp_path: Path) -> 
         with association(port) as assoc:
             assert not assoc.is_established
     until = time.monotonic() + 20
-    while any("AcceptorThread" in t.name or "DUL" in type(t).__name__ for t in threading.enumerate()):
+    while any(t.name.startswith("dicom-") for t in threading.enumerate()):
         assert time.monotonic() < until
         time.sleep(0.05)
 
