@@ -88,7 +88,7 @@ class Link:
         self._acceptor = Acceptor(service.rules, lambda: service.claim(self))
         self._deadline = time.monotonic() + service.limits.negotiation_s
         self._sending = threading.Lock()
-        self._fault, self._over = "", False
+        self._fault, self._over, self._ending = "", False, False
         self.thread = threading.Thread(target=self._run, name="dicom-association", daemon=True)
 
     @property
@@ -97,10 +97,17 @@ class Link:
         return self.requestor is not None and not self._over
 
     def end(self) -> None:
-        """From another thread: abort what is open, and have the thread come to its end."""
+        """From another thread: abort what is open; the peer closes then, and the thread comes to its end."""
+        self._ending = True
         with contextlib.suppress(OSError):
             if self.established:
                 self._send(abort(0, by_provider=False))
+            else:
+                self.cut()
+
+    def cut(self) -> None:
+        """From another thread: end the connection without another word."""
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
@@ -129,6 +136,9 @@ class Link:
         if self._context is not None:
             self._shake_hands(self._context)
         while self._receive():
+            if self._ending:  # what was under way when we aborted
+                self._linger()
+                return
             while (pdu := self._stream.take()) is not None:
                 for event in self._acceptor.received(pdu):
                     if not self._handled(event):
@@ -193,14 +203,14 @@ class Link:
             self._socket.sendall(data)
 
     def _linger(self) -> None:
-        """Let the peer close: closing first, with bytes unread, would take our last words back (RFC 1122 4.2.2.13)."""
+        """Let the peer close (Sta13): closing first, with bytes unread, takes our words back (RFC 1122 4.2.2.13)."""
         until = time.monotonic() + _LINGER_S
-        self._socket.shutdown(socket.SHUT_WR)
         scrap = bytearray(64 * 1024)
-        while (left := until - time.monotonic()) > 0:
-            self._socket.settimeout(left)
-            if not self._socket.recv_into(scrap):
-                return
+        with contextlib.suppress(TimeoutError):
+            while (left := until - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv_into(scrap):
+                    return
 
 
 class Service:
@@ -247,6 +257,10 @@ class Service:
         links = self.links()
         for link in links:
             link.end()
+        until = time.monotonic() + _LINGER_S
+        for link in links:
+            link.thread.join(timeout=max(0.0, until - time.monotonic()))
+            link.cut()
         for link in links:
             link.thread.join(timeout=_STOP_S)
         self._listener = None
