@@ -138,6 +138,7 @@ def association(
     """An association of a pynetdicom SCU that ends however the block leaves it."""
     ae = AE(calling)
     ae.acse_timeout = 5
+    ae.dimse_timeout = 12  # pynetdicom's sender waits so long where an abort overtakes what it is about to send
     for sop_class in SOP_CLASSES:
         ae.add_requested_context(sop_class, [syntax])
     assoc = ae.associate("127.0.0.1", port, ae_title=called)
