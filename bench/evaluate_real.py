@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from engines.bundle import Bundle
 from engines.cascade import Cascade, PatientContext
 from engines.cascade.whole import segment_volume
 from engines.commands.options import REFERENCE
-from engines.evaluation.scoring import score
+from engines.evaluation.scoring import MOST_MARKS, score
 from engines.evaluation.studies import Finding, Study
 from engines.runtime import Runtime
 from engines.runtime.choice import choose
@@ -64,7 +65,8 @@ def main() -> None:
         overlaps(record, bundle, runtime, abdomen, labels)
         cascade = Cascade(bundle, runtime)
         for name, study in (("abdomen", _plain(abdomen)), ("chest", _chest())):
-            firing(record, cascade, name, study, given.pictures)
+            answers(record, cascade, name, study)
+            firing(cascade, name, study, given.pictures)
     record.finish()
 
 
@@ -81,28 +83,32 @@ def overlaps(record: Record, bundle: Bundle, runtime: Runtime, volume: Volume, l
         record.add(f"{organ}_dice", f"{organ}, overlap with the given label", [dice], "Dice")
 
 
-def firing(record: Record, cascade: Cascade, name: str, study: Study, pictures: Path) -> None:
-    """What the bundle answers, and a picture of the strongest mark of each cancer."""
-    scored = score(study, cascade, time.monotonic())
-    durable.make_folder(pictures)
-    for cancer, result in scored.result.cancers.items():
+def answers(record: Record, cascade: Cascade, name: str, study: Study) -> None:
+    """What the bundle answers, how many marks it makes, and whether one lies on a cancer that is known."""
+    for cancer, result in score(study, cascade, time.monotonic(), pictures=False).result.cancers.items():
+        what = f"{name}, {cancer.value}"
         if result.score is None:
-            print(f"{name}, {cancer.value}: not analysed, {result.reason.value if result.reason else ''}")
+            print(f"{what}: not analysed, {result.reason.value if result.reason else ''}")
             continue
         marks = len(result.marks) + sum(lesion.score is not None for lesion in result.lesions)
-        record.add(
-            f"{name}_{cancer.value}_score", f"{name}, {cancer.value}: {result.verdict.value}", [result.score], "score"
-        )
-        record.add(f"{name}_{cancer.value}_marks", f"{name}, {cancer.value}: marks, whatever their score", [marks], "")
+        most = " or more" if len(result.marks) == MOST_MARKS else ""
+        record.add(f"{name}_{cancer.value}_score", f"{what}: {result.verdict.value}", [result.score], "score")
+        record.add(f"{name}_{cancer.value}_marks", f"{what}: marks, whatever their score", [marks], f"count{most}")
         if study.truth[cancer] == 1:
             hit = any(lesion.score is not None for lesion in result.lesions)
-            record.add(
-                f"{name}_{cancer.value}_hit", f"{name}, {cancer.value}: a mark lies on the cancer", [float(hit)], ""
-            )
-    for cancer, picture in scored.pictures.items():
-        path = pictures / f"real-{name}-{cancer.value}.jpg"
-        durable.write_bytes(path, picture, 0o644)
-        print(f"What fires: {path}")
+            record.add(f"{name}_{cancer.value}_hit", f"{what}: a mark lies on the cancer", [float(hit)], "1: yes")
+
+
+def firing(cascade: Cascade, name: str, study: Study, pictures: Path) -> None:
+    """Pictures: of each cancer's strongest mark; and of the known cancer, with its outline."""
+    durable.make_folder(pictures)
+    unmarked = replace(study, findings=(), marks=None)
+    for kind, shown in (("fires", unmarked), ("known", study)):
+        for cancer, picture in score(shown, cascade, time.monotonic()).pictures.items():
+            if kind == "fires" or study.truth[cancer] == 1:
+                path = pictures / f"real-{name}-{cancer.value}-{kind}.jpg"
+                durable.write_bytes(path, picture, 0o644)
+                print(f"{kind}: {path}")
 
 
 def _abdomen() -> tuple[Volume, Labels]:

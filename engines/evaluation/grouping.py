@@ -31,7 +31,7 @@ def labels_of(name: str, values: Sequence[Value]) -> tuple[Label, list[str]]:
         return said, sorted({said(v) for v in values})
     numbers = np.unique(np.asarray(values, float))
     if name not in _EDGES and len(numbers) <= _FEW:
-        return (lambda v: f"{float(v):g}"), [f"{n:g}" for n in numbers]
+        return (lambda v: f"{float(v):.3g}"), list(dict.fromkeys(f"{n:.3g}" for n in numbers))
     if name in _EDGES:
         edges = np.asarray(_EDGES[name], float)
     else:
