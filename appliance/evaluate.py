@@ -7,12 +7,12 @@ are made of them is `engines.evaluation`'s.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pydicom
@@ -25,16 +25,13 @@ from core.errors import ConfigError, InputRefused
 from core.finding import Reason
 from core.volume import Geometry
 from core.wire import as_token
-from engines import archive
 from engines.cascade import PatientContext
 from engines.commands import evaluating
-from engines.commands.options import JsonOption, PrecisionOption, RuntimeOption, out, print_json, with_progress
-from engines.evaluation.cases import CaseSet
+from engines.commands.options import JsonOption, PrecisionOption, RuntimeOption
 from engines.evaluation.results import Value
 from engines.evaluation.studies import Labels, Source, Study
-from engines.evaluation.table import Table, read_table
-from engines.evaluation.torsos import cohort_digest, cohort_settings, complete_seeds, study_of
-from engines.phantom.torso.cohort import folder_of
+from engines.evaluation.table import TableSource, read_table
+from engines.evaluation.torsos import Cohort, cohort_settings, complete_seeds, study_of
 
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _NOTHING = InputRefused(Reason.NO_CT, "no DICOM files")
@@ -55,21 +52,8 @@ or number of a patient is written: a case goes by its line in your table.
 )
 
 
-@dataclass(frozen=True)
-class DicomTable:
-    """Studies in folders, with a table of their outcomes. title: which cases, in a sentence."""
-
-    table: Table
-    title: str
-    synthetic: bool = False
-
-    @property
-    def digest(self) -> str:
-        """Of the table."""
-        return self.table.digest
-
-    def __len__(self) -> int:
-        return len(self.table.rows)
+class DicomTable(TableSource):
+    """Studies in folders, with a table of their outcomes."""
 
     def study(self, index: int) -> Study:
         """Read a study."""
@@ -85,42 +69,23 @@ class DicomTable:
         return Study(row.case, row.person, row.set, patient, scan.volume or _refused(scan), row.truth, attributes)
 
 
-@dataclass(frozen=True)
-class DicomCohort:
-    """The studies of a folder that `onescan-engines phantom --count --dicom` filled, with truth as SEG."""
+class DicomCohort(Cohort):
+    """Cases as DICOM, with truth as SEG."""
 
-    folder: Path
-    seeds: tuple[int, ...]
-    settings: Mapping[str, Any]
-    set: CaseSet = "judging"
-    synthetic: bool = True
-
-    @property
-    def title(self) -> str:
-        """Which people, in a sentence."""
-        return f"{len(self.seeds)} synthetic torsos as DICOM, seeds {self.seeds[0]} to {self.seeds[-1]}"
-
-    @property
-    def digest(self) -> str:
-        """Of settings and seeds."""
-        return cohort_digest(self.settings, self.seeds, self.set)
-
-    def __len__(self) -> int:
-        return len(self.seeds)
+    form = " as DICOM"
 
     def study(self, index: int) -> Study:
         """Read a study and its truth."""
-        folder = folder_of(self.folder, self.seeds[index])
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        scan, shifted = read_folder(folder / "ct"), bool(self.settings.get("shifted"))
+        folder, record = self.record(index)
+        scan = read_folder(folder / "ct")
         if scan.volume is None:
-            return study_of(record, _refused(scan), None, None, self.set, shifted)
+            return study_of(record, _refused(scan), None, None, self.set, self.shifted)
         organs = read_labels(folder / "organs.dcm", scan.volume.geometry)
         numbers = [int(item["number"]) for item in record["findings"] if item["in_scan"]]
         lesions = np.zeros(scan.volume.geometry.shape, np.uint8)
         if (folder / "findings.dcm").exists():
             lesions = read_segments(folder / "findings.dcm", scan.volume.geometry, numbers)
-        study = study_of(record, scan.volume, organs, lesions, self.set, shifted)
+        study = study_of(record, scan.volume, organs, lesions, self.set, self.shifted)
         first = scan.headers[0]
         known = PatientContext(first.age_years, first.sex)
         return replace(study, patient=known, attributes={**study.attributes, **told(scan)})
@@ -220,28 +185,9 @@ def run(
 
     source = _source(cases, title, by or [])
     os.nice(10)  # the box's own roles go first
-    with archive.opened(bundle or _active(config)) as opened:
-        done = with_progress(
-            "judging",
-            "studies",
-            lambda step: run_cases(
-                opened,
-                source,
-                to,
-                jobs=jobs,
-                runtime=runtime,
-                precision=precision,
-                threads=1 if jobs > 1 else 0,
-                pictures=pictures,
-                progress=step,
-            ),
-            as_json,
-        )
-    if as_json:
-        print_json({"folder": str(to), **done.model_dump(mode="json")})
-        return
-    out.print(f"{done.cases} studies answered by {done.bundle.name} {done.bundle.version}")
-    out.print(f"Next: onescan-appliance evaluate report {to} --to report/")
+    threads = 1 if jobs > 1 else 0
+    how = partial(run_cases, jobs=jobs, threads=threads, runtime=runtime, precision=precision, pictures=pictures)
+    evaluating.answer_all(how, bundle or _active(config), source, to, "onescan-appliance", as_json)
 
 
 for name, command in (("report", evaluating.report), ("compare", evaluating.compare_command)):

@@ -21,9 +21,10 @@ from appliance.intake.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERS
 from appliance.intake.storing import StoreRequest
 from appliance.intake.wire.acceptor import Context, Rejection, Requestor, Rules
 from appliance.intake.wire.bounds import Limits
+from appliance.intake.wire.link import Link
 from appliance.intake.wire.messages import AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, C_ECHO_RQ, C_STORE_RQ, Message
 from appliance.intake.wire.pdus import UNEXPECTED_PDU, PeerFault
-from appliance.intake.wire.service import Link, Listener, Service
+from appliance.intake.wire.service import Listener, Service
 from core.errors import ConfigError, OneScanError, StorageError
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class Receiver:
         self._service.stop()
 
     def established(self, link: Link, requestor: Requestor) -> None:
-        """See `wire.service.Answers`."""
+        """See `wire.link.Answers`."""
         sender = _sender(link)
         self._senders.connected(sender, link.peer, link.tls, requestor.refused)
         if not requestor.contexts:
@@ -129,11 +130,11 @@ class Receiver:
         self._opened(link, sender)
 
     def admits(self) -> Rejection | None:
-        """See `wire.service.Answers`."""
+        """See `wire.link.Answers`."""
         return None if self._has_room() and not self._stopping else Rejection.NO_ROOM
 
     def rejected(self, link: Link, requestor: Requestor, why: Rejection) -> None:
-        """See `wire.service.Answers`."""
+        """See `wire.link.Answers`."""
         sender, called = _printable(requestor.calling), _printable(requestor.called)
         self._senders.refused(sender, link.peer, f"{_REJECTIONS[why]} (it called {called})")
         log.warning(
@@ -141,7 +142,7 @@ class Receiver:
         )
 
     def ended(self, link: Link, released: bool, fault: str) -> None:
-        """See `wire.service.Answers`."""
+        """See `wire.link.Answers`."""
         sender = _sender(link)
         if not released:
             self._senders.broken(sender, link.peer, fault or "aborted or cut by the sender, or on the way")
@@ -152,7 +153,7 @@ class Receiver:
         self._closed(link, released)
 
     def request(self, link: Link, message: Message, context: Context) -> tuple[int, str]:
-        """See `wire.service.Answers`."""
+        """See `wire.link.Answers`."""
         sender = _sender(link)
         if message.command == C_ECHO_RQ and context.sop_class_uid == VERIFICATION:
             log.info("C-ECHO answered", extra={"sender": sender})

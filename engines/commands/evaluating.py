@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +33,7 @@ from engines.evaluation.cases import CaseSet
 if TYPE_CHECKING:
     from engines.evaluation.figures import Comparison, Evaluation, Proportion
     from engines.evaluation.measuring import Results, Wanted
+    from engines.evaluation.results import Run
     from engines.evaluation.studies import Source
 
 app = typer.Typer(
@@ -106,27 +109,20 @@ def run(
     source = _source(
         cases, torsos, range(count), cancer or [], healthy, shifted, whole, spacing_mm, case_set, title, by
     )
+    workers = jobs or len(os.sched_getaffinity(0))
+    how = partial(run_cases, jobs=workers, runtime=runtime, precision=precision, pictures=pictures)
+    answer_all(how, bundle, source, to, "onescan-engines", as_json)
+
+
+def answer_all(how: Callable[..., Run], bundle: Path, source: Source, to: Path, program: str, as_json: bool) -> None:
+    """All cases of a source through a bundle, with a progress bar, and what to do next. how: `run_cases`, as wanted."""
     with archive.opened(bundle) as opened:
-        done = with_progress(
-            "judging",
-            "cases",
-            lambda step: run_cases(
-                opened,
-                source,
-                to,
-                jobs=jobs or len(os.sched_getaffinity(0)),
-                runtime=runtime,
-                precision=precision,
-                pictures=pictures,
-                progress=step,
-            ),
-            as_json,
-        )
+        done = with_progress("judging", "cases", lambda step: how(opened, source, to, progress=step), as_json)
     if as_json:
         print_json({"folder": str(to), **done.model_dump(mode="json")})
         return
     out.print(f"{done.cases} cases answered by {escape(done.bundle.name)} {done.bundle.version}: {escape(done.cohort)}")
-    out.print(f"Next: onescan-engines evaluate report {escape(str(to))} --to report/")
+    out.print(f"Next: {program} evaluate report {escape(str(to))} --to report/")
 
 
 @app.command("report")

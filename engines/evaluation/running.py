@@ -6,17 +6,14 @@ on several cores. What a case's result says depends on neither workers nor order
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.errors import ConfigError, EngineError
+from core.errors import ConfigError
 from core.finding import Cancer
+from engines import workers
 from engines.bundle import Bundle, open_bundle
 from engines.cascade import Cascade
 from engines.evaluation.results import (
@@ -37,7 +34,6 @@ Progress = Callable[[int, int], None]
 SHARD = 10
 HARDEST = 2
 """Pictures kept of each shard and cancer: of so many cases with it, and so many without."""
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -145,45 +141,7 @@ def _each(work: Work, shards: Sequence[int], jobs: int) -> Iterator[int]:
             for shard in shards:
                 yield make_shard(work, cascade, shard)
         return
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(before, "1"))
-    try:
-        workers = min(jobs, len(shards))
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (work,)) as pool:
-            yield from _feed(pool, shards, 2 * workers)
-    except BrokenProcessPool as error:
-        raise EngineError(
-            "a worker process died, as a rule for want of memory",
-            remedy="Give the same command again with fewer --jobs.",
-        ) from error
-    finally:
-        _restore(before)
-
-
-def _restore(before: Mapping[str, str | None]) -> None:
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-
-def _feed(pool: ProcessPoolExecutor, shards: Sequence[int], ahead: int) -> Iterator[int]:
-    """Few shards are in the queue at a time, so that an error or Ctrl-C ends the work soon."""
-    left, running = iter(shards), set[Future[int]]()
-    try:
-        while True:
-            for shard in left:
-                running.add(pool.submit(_work_on, shard))
-                if len(running) >= ahead:
-                    break
-            if not running:
-                return
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in finished)
-    finally:
-        for future in running:
-            future.cancel()
+    yield from workers.each(_work_on, shards, jobs, _begin, (work,))
 
 
 def _open(work: Work) -> Cascade:

@@ -67,6 +67,23 @@ class Table:
     digest: str
 
 
+@dataclass(frozen=True)
+class TableSource:
+    """The cases of a table as a `studies.Source`, but for how a scan is read. title: which cases, in a sentence."""
+
+    table: Table
+    title: str
+    synthetic: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Of the table."""
+        return self.table.digest
+
+    def __len__(self) -> int:
+        return len(self.table.rows)
+
+
 def read_table(path: Path, by: Collection[str] = ()) -> Table:
     """The cases in a CSV file. by: columns to break figures down by, beside those known.
 

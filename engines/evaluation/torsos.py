@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,28 +63,26 @@ class Torsos:
 
 
 @dataclass(frozen=True)
-class CohortFolder:
-    """The complete cases of a folder that `onescan-engines phantom --count` filled with volumes."""
+class Cohort:
+    """The complete cases of a folder that `onescan-engines phantom --count` filled, but for how a case is read."""
 
     folder: Path
     seeds: tuple[int, ...]
     settings: Mapping[str, Any]
     set: CaseSet = "judging"
     synthetic: bool = True
-
-    @classmethod
-    def open(cls, folder: Path, case_set: CaseSet = "judging") -> CohortFolder:
-        """ConfigError where there is no cohort of volumes."""
-        settings, seeds = cohort_settings(folder), complete_seeds(folder)
-        if settings.get("dicom"):
-            raise ConfigError(f"{folder} holds DICOM studies", remedy="Judge them with `onescan-appliance evaluate`.")
-        return cls(folder, seeds, settings, case_set)
+    form: ClassVar[str] = ""
 
     @property
     def title(self) -> str:
         """Which people, in a sentence."""
-        shifted = ", shifted" if self.settings.get("shifted") else ""
-        return f"{len(self.seeds)} synthetic torsos{shifted}, seeds {self.seeds[0]} to {self.seeds[-1]}"
+        shifted = ", shifted" if self.shifted else ""
+        return f"{len(self.seeds)} synthetic torsos{shifted}{self.form}, seeds {self.seeds[0]} to {self.seeds[-1]}"
+
+    @property
+    def shifted(self) -> bool:
+        """Whether their law is the shifted one."""
+        return bool(self.settings.get("shifted"))
 
     @property
     def digest(self) -> str:
@@ -94,11 +92,27 @@ class CohortFolder:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    def record(self, index: int) -> tuple[Path, dict[str, Any]]:
+        """A case's folder and its truth."""
+        folder = folder_of(self.folder, self.seeds[index])
+        record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        return folder, record
+
+
+class CohortFolder(Cohort):
+    """Cases as volumes."""
+
+    @classmethod
+    def open(cls, folder: Path, case_set: CaseSet = "judging") -> CohortFolder:
+        """ConfigError where there is no cohort of volumes."""
+        settings, seeds = cohort_settings(folder), complete_seeds(folder)
+        if settings.get("dicom"):
+            raise ConfigError(f"{folder} holds DICOM studies", remedy="Judge them with `onescan-appliance evaluate`.")
+        return cls(folder, seeds, settings, case_set)
+
     def study(self, index: int) -> Study:
         """Read a case."""
-        folder = folder_of(self.folder, self.seeds[index])
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        shifted = bool(self.settings.get("shifted"))
+        folder, record = self.record(index)
         try:
             with np.load(folder / "case.npz", allow_pickle=False) as arrays:
                 hu, organs, lesions, spacing, origin = (
@@ -106,11 +120,11 @@ class CohortFolder:
                 )
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             refusal = InputRefused(Reason.UNREADABLE, type(error).__name__)
-            return study_of(record, refusal, None, None, self.set, shifted)
+            return study_of(record, refusal, None, None, self.set, self.shifted)
         z, y, x = (float(v) for v in spacing)
         a, b, c = (float(v) for v in origin)
         volume = Volume(hu, Geometry(hu.shape, (z, y, x), (a, b, c)))
-        return study_of(record, volume, organs, lesions, self.set, shifted)
+        return study_of(record, volume, organs, lesions, self.set, self.shifted)
 
 
 def study_of(

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from core.errors import EngineError, InputRefused
 from core.finding import Reason
 from core.volume import Volume
 from engines import volumefile
 from engines.cascade import PatientContext
 from engines.evaluation.studies import Study
-from engines.evaluation.table import Row, Table
+from engines.evaluation.table import Row, TableSource
 
 
-@dataclass(frozen=True)
-class VolumeTable:
-    """The .npz files of a table. title: which cases, in a sentence."""
-
-    table: Table
-    title: str
-    synthetic: bool = False
-
-    @property
-    def digest(self) -> str:
-        """Of the table."""
-        return self.table.digest
-
-    def __len__(self) -> int:
-        return len(self.table.rows)
+class VolumeTable(TableSource):
+    """The .npz files of a table."""
 
     def study(self, index: int) -> Study:
         """Read a volume."""

@@ -5,7 +5,8 @@
     acceptor.py  one association: a table of what is allowed when; negotiation is pynetdicom's
     bounds.py    who may connect, how often, how much may be open
     tls.py       the settings of DICOM over TLS
-    service.py   sockets and threads: the only part that waits
+    link.py      one connection and its thread
+    service.py   the listening thread; with link.py the only part that waits
 
 What a peer may cost is bounded at each step: connections, PDU length, command and data set length, time. Everything
 that breaks a rule is a `PeerFault`; it ends that connection and nothing else.

@@ -12,14 +12,10 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +26,7 @@ from core import durable
 from core.errors import ConfigError
 from core.finding import Cancer
 from core.volume import Vector
+from engines import workers
 from engines.phantom.torso import difficulty
 from engines.phantom.torso.person import sample_person
 from engines.phantom.torso.record import record_of
@@ -114,48 +111,7 @@ def _all_made(cohort: Path, seeds: list[int], order: Order, jobs: int) -> Iterat
         for seed in seeds:
             yield make_case(cohort, seed, order)
         return
-    # One thread a process: workers that each use all cores' BLAS threads only wait for one another.
-    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(before, "1"))
-    try:
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
-            yield from _feed(pool, cohort, seeds, order, 2 * jobs)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _end_with_parent() -> None:
-    """In a worker: end when the process that started it has been killed; the pool's own workers would wait for good."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only workers call this"
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end with parent", daemon=True).start()
-
-
-def _feed(pool: ProcessPoolExecutor, cohort: Path, seeds: list[int], order: Order, ahead: int) -> Iterator[int]:
-    """Few cases are in the queue at a time, so that an error or Ctrl-C ends the work soon."""
-    left, running = iter(seeds), set[Future[int]]()
-    try:
-        while True:
-            for seed in left:
-                running.add(pool.submit(make_case, cohort, seed, order))
-                if len(running) >= ahead:
-                    break
-            if not running:
-                return
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in finished)
-    finally:
-        for future in running:
-            future.cancel()
+    yield from workers.each(partial(make_case, cohort, order=order), seeds, jobs)
 
 
 def make_case(cohort: Path, seed: int, order: Order) -> int:

@@ -19,7 +19,8 @@ from pynetdicom.association import Association
 from appliance.intake.receiver import SOP_CLASSES
 from appliance.intake.role import ReceiverRole
 from appliance.intake.wire.bounds import Limits
-from appliance.intake.wire.service import Link, Listener
+from appliance.intake.wire.link import Link
+from appliance.intake.wire.service import Listener
 from appliance.storage.intake_journal import IntakeJournal, IntakeReader
 from tests.appliance.dicom_samples import part10
 
