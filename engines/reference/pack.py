@@ -1,19 +1,18 @@
-"""Trained networks → the reference bundle.
+"""Trained networks → a bundle, its thresholds and evidence still to come.
 
-    python -m engines.reference.pack draft  --from var/reference --into var/reference/draft
-    python -m engines.reference.pack final  --from var/reference --into engines/bundles/reference
-    python -m engines.reference.pack again  --from OLD --into NEW
+    python -m engines.reference.pack stages12 --from var/reference --into var/reference/draft     to mine candidates
+    python -m engines.reference.pack whole    --from var/reference --into var/reference/bundle    to be judged
+    python -m engines.reference.pack again    --from OLD --into NEW                               needs no training
 
-A draft has no evidence and no thresholds of its own: it exists to score cases with. The final bundle takes both from
-`tuning.json` and `evidence.json` (see `evaluate`), and its golden cases from what the cascade answers here in fp32.
-`again` needs nothing that training left: a finished bundle with today's model card, licence and version, its memory
-measured anew, its networks, thresholds, evidence and golden cases as they were.
+`again` makes a finished bundle anew with today's model card and licence, its memory measured again; networks, thresholds,
+evidence and golden cases stay. What a bundle may claim is written into it by `onescan-engines calibrate`, from an evaluation on patients that took no
+part in any of this.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,36 +22,22 @@ from core.finding import Cancer
 from core.volume import Geometry, Volume
 from engines import volumefile
 from engines.bundle import Bundle, Content, open_bundle, write_bundle
-from engines.calibration import choose_thresholds
 from engines.cascade import Analysis, Cascade, PatientContext
-from engines.manifest import (
-    CancerModel,
-    Clip,
-    Contraindications,
-    Evidence,
-    Extraction,
-    GoldenAnswer,
-    GoldenCase,
-    GoldenOrgan,
-    ManifestDraft,
-    Network,
-    OperatingPoint,
-    Organ,
-    Patches,
-    WholeVolume,
-)
+from engines.manifest import GoldenAnswer, GoldenCase, GoldenOrgan, ManifestDraft, Network
 from engines.measuring.memory import with_memory
-from engines.phantom import Patient, Scan, render, sample_patient
-from engines.reference.evaluate import evidence_of, read_scores
-from engines.reference.recipes import RECIPES, Recipe
+from engines.phantom.torso import Kernel, Person, Scan, build, render, sample_person
+from engines.reference.manifest import draft
+from engines.reference.recipes import CHARACTERISERS, RECIPES, CharacteriserRecipe, Recipe
 from engines.runtime.onnx import OnnxRuntime
 
-VERSION = "0.1.1"
-GOLDEN: dict[str, tuple[int, int]] = {"lung-and-liver-lesion": (500_010, 1), "no-lesion": (500_001, 0)}
-"""Golden cases: name → seed and number of lesions (of 25 mm) in each organ."""
-ORGANS = {Cancer.LUNG: "lung", Cancer.LIVER: "liver"}
-WANTED_SENSITIVITY, WANTED_SPECIFICITY = 0.90, 0.90
+VERSION = "0.2.0"
 MEMORY_RUNS = 3
+_SPACING_MM = (4.0, 2.5, 2.5)
+GOLDEN: dict[str, tuple[int, tuple[Cancer, ...]]] = {
+    "seven-cancers": (4_900_001, tuple(Cancer)),
+    "healthy": (4_900_002, ()),
+}
+"""Golden cases: seed, and which cancers, 40 mm large."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEXTS = (
     Content("licence.txt", "licence", REPOSITORY / "LICENSE"),
@@ -60,112 +45,11 @@ TEXTS = (
 )
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """Thresholds of one cancer and the evidence at each."""
-
-    negative_below: float
-    positive_above: float
-    rule_out: Evidence
-    rule_in: Evidence
-
-
-def draft_judgement() -> Judgement:
-    """Thresholds that hide nothing, and evidence that says that there is none."""
-    none = Evidence(
-        kind="synthetic", cohort="none: draft for scoring", n_positive=0, n_negative=0,
-        sensitivity=0, sensitivity_ci95=(0, 1), specificity=0, specificity_ci95=(0, 1),
-    )  # fmt: skip
-    return Judgement(0.5, 0.5, none, none)
-
-
-def measured_judgement(folder: Path, cancer: Cancer) -> Judgement:
-    """Thresholds from tuning.json, evidence from evidence.json."""
-    tuning = [r for r in read_scores(folder / "tuning.json", cancer) if r.score is not None]
-    low, high = choose_thresholds(
-        [r.score or 0.0 for r in tuning], [r.truth for r in tuning], WANTED_SENSITIVITY, WANTED_SPECIFICITY
-    )
-    rows = read_scores(folder / "evidence.json", cancer)
-    seeds = [r.seed for r in rows]
-    cohort = (
-        f"procedural phantoms, seeds {min(seeds)} to {max(seeds)}, disjoint from training and tuning; lesions of "
-        "6-40 mm (lung) or 10-60 mm (liver), look-alikes in both groups"
-    )
-    return Judgement(low, high, evidence_of(low, rows, cohort), evidence_of(high, rows, cohort))
-
-
-def network_of(recipe: Recipe) -> Network:
-    """A recipe as the manifest says it."""
-    return Network(
-        id=recipe.name,
-        files=(f"{recipe.name}.onnx",),
-        stage="localise" if recipe.patch is None else "detect",
-        spacing_mm=(recipe.spacing_mm,) * 3,
-        intensity=Clip(
-            clip_low_hu=recipe.clip_hu[0], clip_high_hu=recipe.clip_hu[1], mean_hu=recipe.mean_hu, std_hu=recipe.std_hu
-        ),
-        tiling=WholeVolume(pad_multiple=recipe.multiple)
-        if recipe.patch is None
-        else Patches(size=recipe.patch, overlap=0.25, air_below_hu=-940),
-        activation="softmax",
-        labels=recipe.labels,
-    )
-
-
-def model_of(cancer: Cancer, judgement: Judgement) -> CancerModel:
-    """How one cancer is looked for."""
-    return CancerModel(
-        cancer=cancer,
-        organ=ORGANS[cancer],
-        network=f"{ORGANS[cancer]}_lesion",
-        label="lesion",
-        extraction=Extraction(
-            probability=0.5,
-            min_volume_mm3=270 if cancer is Cancer.LUNG else 450,
-            min_diameter_mm=8,
-            score="mean",
-            inside_share=0.2,
-        ),
-        negative_below=judgement.negative_below,
-        positive_above=judgement.positive_above,
-        operating_points=(
-            OperatingPoint(name="rule-out", threshold=judgement.negative_below, evidence=judgement.rule_out),
-            OperatingPoint(name="rule-in", threshold=judgement.positive_above, evidence=judgement.rule_in),
-        ),
-        contraindications=Contraindications(min_age_years=18, unknown_age="analyse", max_slice_spacing_mm=6),
-    )
-
-
-def manifest_draft(
-    judgements: dict[Cancer, Judgement], golden: tuple[GoldenCase, ...], networks: tuple[Network, ...] | None = None
-) -> ManifestDraft:
-    """Everything that the manifest says but the files. networks: those of the recipes, measured."""
-    return ManifestDraft(
-        name="reference",
-        version=VERSION,
-        label="Synthetic reference model, never clinical",
-        manufacturer="OneScan",
-        synthetic=True,
-        intended_use=(
-            "Demonstration and testing of OneScan on non-contrast torso CT. Trained and evaluated on procedural "
-            "phantoms only; no performance on people is claimed. Never for clinical use."
-        ),
-        licence="Apache-2.0",
-        networks=networks or tuple(network_of(r) for r in RECIPES.values()),
-        organs=(
-            Organ(name="lung", labels=("lung",), found_from_ml=800, margin_mm=2),
-            Organ(name="liver", labels=("liver",), found_from_ml=350, margin_mm=3),
-        ),
-        cancers=tuple(model_of(cancer, judgement) for cancer, judgement in judgements.items()),
-        golden=golden,
-    )
-
-
-def golden_input(seed: int, lesions: int) -> tuple[Patient, Volume]:
-    """A patient with `lesions` lesions of 25 mm in lung and in liver; chest and upper abdomen, small enough to ship."""
-    patient = sample_patient(seed, lung=lesions, liver=lesions, diameter_mm=25)
-    volume, _ = render(patient, Scan((4.0, 2.0, 2.0), None, (180.0, 645.0), dose=30.0))
-    return patient, without_air(volume)
+def golden_input(seed: int, cancers: Sequence[Cancer]) -> tuple[Person, Volume]:
+    """A whole torso at a usual dose's tenth of noise and coarse voxels: small enough to ship."""
+    person = sample_person(seed, dict.fromkeys(cancers, 1), diameter_mm=40.0)
+    scan = Scan(_SPACING_MM, None, kernel=Kernel.SOFT, dose=30.0)
+    return person, without_air(render(build(person), scan).volume)
 
 
 def without_air(volume: Volume, keep: int = 6) -> Volume:
@@ -178,13 +62,13 @@ def without_air(volume: Volume, keep: int = 6) -> Volume:
     return Volume(hu, Geometry((slices, rows, columns), old.spacing_mm, (x, y, z), old.axes))
 
 
-def golden_case(name: str, patient: Patient, analysis: Analysis) -> GoldenCase:
+def golden_case(name: str, person: Person, analysis: Analysis) -> GoldenCase:
     """What the cascade answered, as the expectation of every device; tolerances leave room for bf16."""
     return GoldenCase(
         name=name,
         input=f"golden-{name}.npz",
-        age_years=patient.age_years,
-        sex=patient.sex,
+        age_years=person.age_years,
+        sex=person.sex,
         answers=tuple(
             GoldenAnswer(
                 cancer=a.cancer,
@@ -196,19 +80,19 @@ def golden_case(name: str, patient: Patient, analysis: Analysis) -> GoldenCase:
             for a in analysis.answers
         ),
         organs=tuple(
-            GoldenOrgan(organ=organ, volume_ml=round(ml, 1), tolerance_ml=round(max(0.05 * ml, 20), 1))
+            GoldenOrgan(organ=organ, volume_ml=round(ml, 1), tolerance_ml=round(max(0.05 * ml, 8), 1))
             for organ, ml in analysis.organs_ml.items()
         ),
     )
 
 
-def networks(trained: Path, scratch: Path) -> list[Content]:
+def exported(trained: Path, recipes: Sequence[Recipe | CharacteriserRecipe], scratch: Path) -> list[Content]:
     """The ONNX files, each compared with torch."""
     from engines.reference.export import check_against_torch, load_trained, to_onnx  # torch: `again` does without
 
     contents = []
     durable.make_folder(scratch)
-    for recipe in RECIPES.values():
+    for recipe in recipes:
         model = load_trained(recipe, trained / recipe.name)
         path = scratch / f"{recipe.name}.onnx"
         durable.write_bytes(path, to_onnx(model, recipe))
@@ -218,51 +102,56 @@ def networks(trained: Path, scratch: Path) -> list[Content]:
     return contents
 
 
-def pack(trained: Path, into: Path, final: bool) -> Bundle:
-    """Export, judge, run the golden cases in fp32, write the bundle. An existing bundle in `into` is replaced."""
-    judgements = {c: measured_judgement(trained, c) if final else draft_judgement() for c in ORGANS}
-    inputs = {name: golden_input(*drawn) for name, drawn in GOLDEN.items()}
-    contents = [
-        *networks(trained, trained / "onnx"),
-        *(Content(f"golden-{n}.npz", "golden", volumefile.to_bytes(volume)) for n, (_, volume) in inputs.items()),
-        *(TEXTS if final else TEXTS[:1]),
-    ]
-    first = trained / "without-golden"
-    durable.remove_tree(first)
-    unmeasured = write_bundle(first, manifest_draft(judgements, ()), contents)
-    cascade = Cascade(unmeasured, OnnxRuntime(1))
-    golden = tuple(_answered(name, *inputs[name], cascade) for name in inputs)
+def pack(trained: Path, into: Path, whole: bool, version: str = VERSION) -> Bundle:
+    """Export, answer the golden cases in fp32, write the bundle. An existing bundle in `into` is replaced."""
+    recipes: list[Recipe | CharacteriserRecipe] = list(RECIPES.values())
+    if whole:
+        recipes += CHARACTERISERS.values()
+    contents = [*exported(trained, recipes, trained / "onnx"), *(TEXTS if whole else TEXTS[:1])]
+    golden: tuple[GoldenCase, ...] = ()
+    networks: tuple[Network, ...] | None = None
+    if whole:
+        inputs = {name: golden_input(*drawn) for name, drawn in GOLDEN.items()}
+        first = trained / "without-golden"
+        durable.remove_tree(first)
+        unmeasured = write_bundle(first, draft(version, whole), contents)
+        cascade = Cascade(unmeasured, OnnxRuntime(1))
+        golden = tuple(_answered(name, *inputs[name], cascade) for name in inputs)
+        networks = with_memory(unmeasured, say=print, runs=MEMORY_RUNS)
+        contents += [Content(f"golden-{n}.npz", "golden", volumefile.to_bytes(v)) for n, (_, v) in inputs.items()]
     durable.remove_tree(into)
     durable.make_folder(into.parent)
-    return write_bundle(
-        into, manifest_draft(judgements, golden, with_memory(unmeasured, say=print, runs=MEMORY_RUNS)), contents
-    )
+    return write_bundle(into, draft(version, whole, golden, networks), contents)
 
 
-def again(old: Bundle, into: Path) -> Bundle:
+def again(old: Bundle, into: Path, version: str) -> Bundle:
     """A finished bundle anew in `into`, which must not exist: only version, texts and memory differ."""
     texts = {content.name: content for content in TEXTS}
     contents = [texts.get(content.name, content) for content in old.contents()]
     fields = old.manifest.model_dump(exclude={"files"})
-    changed = {**fields, "version": VERSION, "networks": with_memory(old, say=print, runs=MEMORY_RUNS)}
+    changed = {**fields, "version": version, "networks": with_memory(old, say=print, runs=MEMORY_RUNS)}
     return write_bundle(into, ManifestDraft.model_validate(changed), contents)
 
 
-def _answered(name: str, patient: Patient, volume: Volume, cascade: Cascade) -> GoldenCase:
-    analysis = cascade.analyse(volume, PatientContext(patient.age_years, patient.sex))
+def _answered(name: str, person: Person, volume: Volume, cascade: Cascade) -> GoldenCase:
+    analysis = cascade.analyse(volume, PatientContext(person.age_years, person.sex))
     for answer in analysis.answers:
         print(f"golden case {name}: {answer.cancer.value} {answer.verdict.value} {answer.score} {answer.detail}")
-    return golden_case(name, patient, analysis)
+    return golden_case(name, person, analysis)
 
 
 def main() -> None:
-    """Assemble a draft or the final bundle, or a finished one again."""
+    """Assemble a bundle; see the module's docstring."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("what", choices=("draft", "final", "again"))
-    parser.add_argument("--from", dest="trained", type=Path, required=True, help="var/reference; again: a bundle")
+    parser.add_argument("what", choices=("stages12", "whole", "again"))
+    parser.add_argument("--from", dest="trained", type=Path, required=True, help="folder of training; again: a bundle")
+    parser.add_argument("--version", default=VERSION)
     parser.add_argument("--into", type=Path, required=True)
     a = parser.parse_args()
-    bundle = again(open_bundle(a.trained), a.into) if a.what == "again" else pack(a.trained, a.into, a.what == "final")
+    if a.what == "again":
+        bundle = again(open_bundle(a.trained), a.into, a.version)
+    else:
+        bundle = pack(a.trained, a.into, a.what == "whole", a.version)
     print(f"{a.into}: bundle {open_bundle(a.into).digest}, {sum(f.size for f in bundle.manifest.files)} bytes")
 
 

@@ -1,89 +1,227 @@
-"""What is trained: three networks, each a row of literal numbers."""
+"""What is trained, as literal tables: which patients, which networks, in which order.
+
+Everything is at 2 mm, the working spacing, and the localiser at twice that. Networks see HU through a window: soft
+tissue about 0 with 40 HU to the unit, so that a contrast of 5 HU survives bfloat16; lungs through a wide one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.phantom import PARTS_OF_LIVER, PARTS_OF_LUNG, Tissue
+from core.finding import Cancer
+from core.volume import Index
+from engines.phantom.torso import LOBES, Tissue, difficulty
 
-ORGAN_TISSUES: dict[str, tuple[Tissue, ...]] = {
+SPACING_MM, COARSE_MM = 2.0, 4.0
+
+TRAINING_SEED, VALIDATION_SEED, MINING_SEED, TUNING_SEED = 4_000_000, 4_100_000, 4_200_000, 4_300_000
+"""First seeds: of the patients that networks learn from, that measure them on their way, whose candidates the third
+stage learns from, and that thresholds are chosen on. Nobody is in two of these, and who is judged is in none."""
+
+CANCER_SHARE: dict[Cancer, float] = {
+    Cancer.PANCREAS: 0.5, Cancer.OESOPHAGUS: 0.5, Cancer.LUNG: 0.5, Cancer.BREAST: 0.4, Cancer.LIVER: 0.45,
+    Cancer.STOMACH: 0.5, Cancer.COLORECTUM: 0.5,
+}  # fmt: skip
+"""How many of the patients for training have each cancer, independently: no cancer tells of another."""
+
+ORGANS: dict[str, tuple[Tissue, ...]] = {
     "background": (),
-    "lung": PARTS_OF_LUNG,
-    "liver": PARTS_OF_LIVER,
+    "lung": LOBES,
+    "heart": (Tissue.HEART,),
+    "aorta": (Tissue.AORTA,),
+    "liver": (Tissue.LIVER,),
+    "gallbladder": (Tissue.GALLBLADDER,),
     "spleen": (Tissue.SPLEEN,),
     "kidney": (Tissue.KIDNEY,),
-    "stomach": (Tissue.STOMACH,),
     "pancreas": (Tissue.PANCREAS,),
+    "stomach": (Tissue.STOMACH,),
     "oesophagus": (Tissue.OESOPHAGUS,),
+    "duodenum": (Tissue.DUODENUM,),
+    "small_bowel": (Tissue.SMALL_BOWEL,),
     "colon": (Tissue.COLON,),
+    "bladder": (Tissue.BLADDER,),
     "breast": (Tissue.BREAST,),
-    "heart": (Tissue.HEART,),
 }
-"""Localiser labels in the order of its channels, and the tissues that each is made of."""
+"""Labels of the localiser, in the order of its channels, and the tissues that each is made of."""
+
+ORGAN_OF_CANCER: dict[Cancer, str] = {
+    Cancer.PANCREAS: "pancreas", Cancer.OESOPHAGUS: "oesophagus", Cancer.LUNG: "lung", Cancer.BREAST: "breast",
+    Cancer.LIVER: "liver", Cancer.STOMACH: "stomach", Cancer.COLORECTUM: "colon",
+}  # fmt: skip
+
+SCENERY: tuple[tuple[Tissue, ...], ...] = (
+    (Tissue.OUTSIDE,),
+    (Tissue.SKIN, Tissue.FAT, Tissue.MEDIASTINUM),
+    (Tissue.MUSCLE,),
+    (Tissue.BONE, Tissue.CARTILAGE, Tissue.SPINAL_CANAL, Tissue.METAL),
+    LOBES,
+    (Tissue.AIRWAY,),
+    (Tissue.HEART,),
+    (Tissue.AORTA, Tissue.VEIN, Tissue.ARTERY),
+    (Tissue.LIVER,),
+    (Tissue.GALLBLADDER, Tissue.BILE_DUCT),
+    (Tissue.SPLEEN,),
+    (Tissue.KIDNEY, Tissue.ADRENAL),
+    (Tissue.PANCREAS,),
+    (Tissue.STOMACH,),
+    (Tissue.OESOPHAGUS,),
+    (Tissue.DUODENUM, Tissue.SMALL_BOWEL),
+    (Tissue.COLON,),
+    (Tissue.BLADDER, Tissue.PROSTATE, Tissue.UTERUS),
+    (Tissue.BREAST,),
+    (Tissue.LYMPH_NODE, Tissue.THYROID, Tissue.EFFUSION),
+)
+"""What a detector also has to name while it learns, at half its resolution: a wall is thick only for its organ. One
+more class, the last, is every finding that is no cancer."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """HU → input: (clip(HU, low, high) - mean) / std."""
+
+    low: float
+    high: float
+    mean: float
+    std: float
+
+    def apply(self, hu: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The input, float32."""
+        return np.asarray((np.clip(hu, self.low, self.high) - self.mean) / self.std, np.float32)
+
+
+SOFT, AIRY = Window(-160.0, 240.0, 40.0, 40.0), Window(-1000.0, 240.0, -600.0, 250.0)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one network is built and trained.
+    """How one map-giving network is built and trained.
 
-    clip_hu, mean_hu, std_hu: input = (clip(HU) - mean) / std. patch: voxels (z, y, x), None for whole volumes.
-    finding: the tissue to detect; None for the localiser. organ: where to look for it. around: tissues beside it that
-    must not fire.
+    features: of each level; the first works at half the input's resolution. patch: voxels (z, y, x). cases: patients in
+    the pool when training begins and when it ends, growing evenly between. cancers: what a detector looks for; none:
+    the localiser. shares: of a batch, patches at (cancers, findings that are none, places that were hard); the rest are
+    anywhere in the organs.
     """
 
     name: str
+    stage: Literal["localise", "detect"]
+    window: Window
     spacing_mm: float
-    clip_hu: tuple[float, float]
-    mean_hu: float
-    std_hu: float
-    labels: tuple[str, ...]
     features: tuple[int, ...]
-    patch: tuple[int, int, int] | None
-    iterations: int
+    patch: Index
     batch: int
+    iterations: int
     learning_rate: float
-    finding: Tissue | None = None
-    lookalike: Tissue | None = None
-    organ: tuple[Tissue, ...] = ()
-    around: tuple[Tissue, ...] = ()
+    cases: tuple[int, int]
+    cancers: tuple[Cancer, ...] = ()
+    shares: tuple[float, float, float] = (0.45, 0.1, 0.2)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Meaning of each output channel."""
+        return ("background", *(c.value for c in self.cancers)) if self.cancers else tuple(ORGANS)
 
     @property
     def multiple(self) -> int:
-        """Input axes are padded to a multiple of this."""
-        return int(2 ** (len(self.features) - 1))
+        """Input axes are multiples of this."""
+        return int(2 ** len(self.features))
 
-    def target_table(self) -> npt.NDArray[np.int64]:
-        """(256,): class of each tissue."""
-        table = np.zeros(256, np.int64)
-        if self.finding is not None:
-            table[self.finding] = 1
-        else:
-            for i, tissues in enumerate(ORGAN_TISSUES.values()):
-                table[list(tissues)] = i
-        return table
+    def pool(self, step: int) -> int:
+        """How many patients step `step` draws from."""
+        first, last = self.cases
+        return first + (last - first) * min(step, self.iterations) // self.iterations
 
 
 RECIPES: dict[str, Recipe] = {
-    "localiser": Recipe(
-        name="localiser", spacing_mm=6.0, clip_hu=(-300.0, 300.0), mean_hu=0.0, std_hu=100.0,
-        labels=tuple(ORGAN_TISSUES), features=(8, 16, 32, 64, 96), patch=None,
-        iterations=1500, batch=1, learning_rate=4e-3,
-    ),
-    "lung_lesion": Recipe(
-        name="lung_lesion", spacing_mm=2.0, clip_hu=(-1000.0, 300.0), mean_hu=-500.0, std_hu=400.0,
-        labels=("background", "lesion"), features=(8, 16, 32, 64), patch=(64, 64, 64),
-        iterations=2400, batch=2, learning_rate=4e-3,
-        finding=Tissue.LUNG_LESION, lookalike=Tissue.LUNG_LOOKALIKE, organ=PARTS_OF_LUNG,
-        around=(Tissue.VESSEL, Tissue.AIRWAY, Tissue.MEDIASTINUM),
-    ),
-    "liver_lesion": Recipe(
-        name="liver_lesion", spacing_mm=2.0, clip_hu=(-60.0, 140.0), mean_hu=45.0, std_hu=40.0,
-        labels=("background", "lesion"), features=(8, 16, 32, 64), patch=(64, 64, 64),
-        iterations=1800, batch=2, learning_rate=4e-3,
-        finding=Tissue.LIVER_LESION, lookalike=Tissue.LIVER_LOOKALIKE, organ=PARTS_OF_LIVER,
-        around=(Tissue.STOMACH, Tissue.GALLBLADDER, Tissue.SPLEEN, Tissue.KIDNEY),
-    ),
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="localiser", stage="localise", window=Window(-400.0, 400.0, 0.0, 150.0), spacing_mm=COARSE_MM,
+            features=(16, 32, 64, 96, 128), patch=(96, 64, 96), batch=2, iterations=3000, learning_rate=3e-3,
+            cases=(300, 600),
+        ),
+        Recipe(
+            name="abdomen", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(32, 64, 128, 192),
+            patch=(64, 64, 64), batch=2, iterations=20000, learning_rate=2e-3, cases=(600, 2000),
+            cancers=(Cancer.PANCREAS, Cancer.LIVER, Cancer.STOMACH, Cancer.COLORECTUM),
+        ),
+        Recipe(
+            name="chest", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(32, 64, 96, 128),
+            patch=(64, 64, 64), batch=2, iterations=9000, learning_rate=2e-3, cases=(600, 2000),
+            cancers=(Cancer.OESOPHAGUS, Cancer.BREAST),
+        ),
+        Recipe(
+            name="lung", stage="detect", window=AIRY, spacing_mm=SPACING_MM, features=(16, 32, 64, 96),
+            patch=(64, 64, 64), batch=2, iterations=10000, learning_rate=2e-3, cases=(600, 2000),
+            cancers=(Cancer.LUNG,),
+        ),
+    )
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CharacteriserRecipe:
+    """How a network that looks at single candidates is built and trained.
+
+    question: of all candidates of these cancers, which cancer is it, if any; or of one cancer, which subtype. block:
+    voxels (z, y, x) at SPACING_MM around the candidate.
+    """
+
+    name: str
+    question: Literal["malignancy", "subtype"]
+    cancers: tuple[Cancer, ...]
+    window: Window
+    labels: tuple[str, ...]
+    features: tuple[int, ...] = (16, 32, 64, 96)
+    block: Index = (48, 48, 48)
+    batch: int = 12
+    iterations: int = 3000
+    learning_rate: float = 2e-3
+
+
+def _subtypes(cancer: Cancer) -> tuple[str, ...]:
+    """Names as a manifest takes them."""
+    return tuple(kind.replace(" ", "_") for kind in difficulty.SUBTYPES[cancer.value])
+
+
+_SOFT_CANCERS = tuple(c for c in Cancer if c is not Cancer.LUNG)
+CHARACTERISERS: dict[str, CharacteriserRecipe] = {
+    recipe.name: recipe
+    for recipe in (
+        CharacteriserRecipe(
+            name="soft_malignancy", question="malignancy", cancers=_SOFT_CANCERS, window=SOFT,
+            labels=("benign", *(c.value for c in _SOFT_CANCERS)), features=(16, 32, 64, 128), iterations=6000,
+        ),
+        CharacteriserRecipe(
+            name="lung_malignancy", question="malignancy", cancers=(Cancer.LUNG,), window=AIRY,
+            labels=("benign", Cancer.LUNG.value),
+        ),
+        CharacteriserRecipe(
+            name="pancreas_subtype", question="subtype", cancers=(Cancer.PANCREAS,), window=SOFT,
+            labels=_subtypes(Cancer.PANCREAS), iterations=1500,
+        ),
+        CharacteriserRecipe(
+            name="liver_subtype", question="subtype", cancers=(Cancer.LIVER,), window=SOFT,
+            labels=_subtypes(Cancer.LIVER), iterations=1500,
+        ),
+    )
+}  # fmt: skip
+
+
+def organ_table() -> npt.NDArray[np.uint8]:
+    """(256,): localiser's class of each tissue."""
+    table = np.zeros(256, np.uint8)
+    for channel, tissues in enumerate(ORGANS.values()):
+        table[list(tissues)] = channel
+    return table
+
+
+def scenery_table() -> npt.NDArray[np.uint8]:
+    """(256,): class of each tissue in SCENERY."""
+    table = np.zeros(256, np.uint8)
+    for number, tissues in enumerate(SCENERY):
+        table[list(tissues)] = number
+    return table

@@ -217,6 +217,15 @@ def _tight(share: Array) -> tuple[slice, slice, slice] | None:
     )
 
 
+def noise_profile(geometry: Geometry) -> Array:
+    """How the noise of a slice varies over it, (y, x): rays through the middle of the body are the weakest."""
+    _, ny, nx = geometry.shape
+    y = (np.arange(ny) - ny / 2) * geometry.spacing_mm[1]
+    x = geometry.origin_mm[0] + geometry.spacing_mm[2] * np.arange(nx)
+    inside = np.clip((x[None, :] / 190) ** 2 + (y[:, None] / 130) ** 2, 0, 1.2)
+    return np.asarray(CENTRE_NOISE - 0.33 * inside, np.float32)
+
+
 class _Finish:
     """Kernel, noise and rounding, slice by slice; each slice has its own stream, so blocks may be of any size."""
 
@@ -226,15 +235,7 @@ class _Finish:
         self._filter = (
             SliceFilter((geometry.shape[1], geometry.shape[2]), (dy, dx), scan.kernel) if scan.kernel else None
         )
-        y = (
-            geometry.origin_mm[1]
-            + dy * np.arange(geometry.shape[1])
-            - (geometry.origin_mm[1] + dy * geometry.shape[1] / 2)
-        )
-        x = geometry.origin_mm[0] + dx * np.arange(geometry.shape[2])
-        self._profile = np.asarray(
-            CENTRE_NOISE - 0.33 * np.clip((x[None, :] / 190) ** 2 + (y[:, None] / 130) ** 2, 0, 1.2), np.float32
-        )
+        self._profile = noise_profile(geometry)
 
     def noise(self, block: Array) -> Array:
         """Standard deviation of the noise in each slice of a block (z, y, x), HU."""

@@ -1,8 +1,11 @@
-"""The whole way of training in the small: render, train, stop, go on, export, and compare with torch."""
+"""The whole way of training in the small: learn, be killed, go on, export, and compare with torch."""
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +17,24 @@ if importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxru
 
 import torch
 
-from engines.phantom import Scan, Tissue, render, sample_patient
-from engines.reference import augment
+from core.finding import Cancer
+from engines.reference.candidates import Known
+from engines.reference.characterise import Looking, class_of
 from engines.reference.export import check_against_torch, load_trained, to_onnx
-from engines.reference.recipes import RECIPES, Recipe
-from engines.reference.rendering import Case, _pack, load
-from engines.reference.train import LesionPatches, Training, WholeVolumes, loss_of, normalise
+from engines.reference.loop import Training
+from engines.reference.network import UNet
+from engines.reference.patients import Patient, Store
+from engines.reference.recipes import CHARACTERISERS, RECIPES, CharacteriserRecipe, Recipe
+from engines.reference.train import Mapping, map_loss, peak_loss, source_of, stops
+from engines.reference.validate import Score, figures, tiled
+from tests.engines.reference.conftest import SEED
 
-COARSE = replace(RECIPES["localiser"], features=(4, 6), iterations=6, spacing_mm=12.0)
-FINE = replace(RECIPES["lung_lesion"], features=(4, 6), iterations=200, patch=(32, 32, 32), learning_rate=0.05)
+COARSE = replace(RECIPES["localiser"], features=(4, 8), patch=(32, 32, 32), cases=(1, 1), batch=1, iterations=12)
+FINE = replace(
+    RECIPES["lung"], features=(8, 8), patch=(32, 32, 32), cases=(1, 1), iterations=60, learning_rate=0.01,
+    cancers=(Cancer.LUNG, Cancer.LIVER),
+)  # fmt: skip
+LOOK = replace(CHARACTERISERS["lung_malignancy"], features=(4, 8), block=(16, 16, 16), batch=2, iterations=6)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,92 +42,126 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def small_case(seed: int, spacing_mm: float) -> Case:
-    scan = Scan((spacing_mm,) * 3, None, (400.0, 500.0), kernel=None)
-    volume, labels = render(sample_patient(seed, lung=3, liver=0, diameter_mm=30), scan)
-    return Case(seed, volume.hu, labels, scan.spacing_mm)
+def training(recipe: Recipe, store: Store, folder: Path, seed: int = 1) -> Training:
+    return Training(Mapping(recipe, source_of(recipe, store, SEED)), folder, seed)
 
 
-@pytest.fixture(scope="module")
-def cases() -> list[Case]:
-    return [small_case(seed, 6.0) for seed in (1, 2)]
+def known(patient: Patient, truth: str, asked: str = "lung") -> Known:
+    z, y, x = (int(v) for v in patient.in_organ[Cancer.LUNG][0])
+    mask = np.zeros((64, 64, 64), bool)
+    mask[30:34, 30:34, 30:34] = True
+    packed = base64.b64encode(zlib.compress(np.packbits(mask).tobytes())).decode()
+    return Known(patient.seed, asked, 0.6, truth, "solid" if truth else "", 8.0, (z, y, x), packed)
 
 
-def test_a_cached_case_comes_back_as_it_was(tmp_path: Path, cases: list[Case]) -> None:
-    (tmp_path / "1.case").write_bytes(_pack(cases[0]))
-    again = load(tmp_path / "1.case")
-    assert np.array_equal(again.hu, cases[0].hu)
-    assert np.array_equal(again.labels, cases[0].labels)
-    assert (again.seed, again.spacing_mm) == (1, (6.0, 6.0, 6.0))
-
-
-def test_training_lowers_the_loss(tmp_path: Path, cases: list[Case]) -> None:
-    source = LesionPatches(cases, FINE)
-    training = Training(FINE, tmp_path, seed=1)
-    first = training.run(source, until=3)
-    training.run(source, until=20)
-    last = training.run(source, until=25)
-    assert last < first - 0.2
-    assert (tmp_path / "losses.jsonl").read_text().count("\n") == 3
-
-
-def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path, cases: list[Case]) -> None:
-    source = WholeVolumes(cases, COARSE)
-    straight = Training(COARSE, tmp_path / "straight", seed=3)
-    straight.run(source, until=6)
-    Training(COARSE, tmp_path / "halves", seed=3).run(source, until=3)
-    resumed = Training(COARSE, tmp_path / "halves", seed=3)
-    assert resumed.step == 3
-    resumed.run(source, until=6)
-    for a, b in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-5)
+def test_training_lowers_the_loss(tmp_path: Path, store: Store) -> None:
+    run = training(FINE, store, tmp_path)
+    run.run()
+    lines = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [50, 60]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert run.finished
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert told["task"]["name"] == "lung"
+    assert len(told["law"]["sha256"]) == 64
 
 
 @pytest.mark.parametrize("recipe", [COARSE, FINE], ids=["localiser", "detector"])
-def test_exported_onnx_agrees_with_torch_on_any_shape(tmp_path: Path, cases: list[Case], recipe: Recipe) -> None:
-    source = LesionPatches(cases, recipe) if recipe.patch else WholeVolumes(cases, recipe)
-    Training(recipe, tmp_path, seed=1).run(source, until=2)
+def test_a_killed_training_goes_on_exactly_where_its_checkpoint_was(
+    tmp_path: Path, store: Store, recipe: Recipe
+) -> None:
+    straight = training(recipe, store, tmp_path / "straight", seed=3)
+    straight.run(until=8)
+    first = training(recipe, store, tmp_path / "killed", seed=3)
+    first.run(until=4)
+    first._advance()  # a step that no checkpoint knows of
+    first.tell({"step": 5, "loss": 0.0})
+    resumed = training(recipe, store, tmp_path / "killed", seed=3)
+    assert resumed.step == 4
+    assert '"step": 5' not in (tmp_path / "killed" / "losses.jsonl").read_text()
+    resumed.run(until=8)
+    for name, value in straight.average.state_dict().items():
+        assert torch.equal(value, resumed.average.state_dict()[name]), name
+
+
+def test_a_characteriser_learns_from_candidates_and_resumes(tmp_path: Path, store: Store, patient: Patient) -> None:
+    rows = [known(patient, ""), known(patient, "lung")]
+    straight = Training(Looking(LOOK, store, rows), tmp_path / "a", 1)
+    straight.run()
+    Training(Looking(LOOK, store, rows), tmp_path / "b", 1).run(until=3)
+    resumed = Training(Looking(LOOK, store, rows), tmp_path / "b", 1)
+    resumed.run()
+    assert resumed.step == 6
+    for a, b in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_candidates_answer_only_questions_that_are_asked_of_them(patient: Patient) -> None:
+    soft, subtype = CHARACTERISERS["soft_malignancy"], CHARACTERISERS["liver_subtype"]
+    hit = replace(known(patient, "liver", "liver"), kind="metastases")
+    assert class_of(soft, hit) == soft.labels.index("liver")
+    assert class_of(subtype, hit) == subtype.labels.index("metastases")
+    assert class_of(soft, replace(hit, asked="stomach")) == soft.labels.index("liver")
+    assert class_of(soft, replace(hit, truth="", kind="liver cyst")) == 0
+    assert class_of(subtype, replace(hit, truth="stomach")) is None
+    assert class_of(soft, replace(hit, asked="lung")) is None
+
+
+@pytest.mark.parametrize("recipe", [COARSE, FINE, LOOK], ids=["localiser", "detector", "characteriser"])
+def test_exported_onnx_agrees_with_torch(
+    tmp_path: Path, store: Store, patient: Patient, recipe: Recipe | CharacteriserRecipe
+) -> None:
+    if isinstance(recipe, CharacteriserRecipe):
+        Training(Looking(recipe, store, [known(patient, ""), known(patient, "lung")]), tmp_path, 1).run(2)
+    else:
+        training(recipe, store, tmp_path).run(2)
     model = load_trained(recipe, tmp_path)
     path = tmp_path / "network.onnx"
     path.write_bytes(to_onnx(model, recipe))
     assert check_against_torch(model, recipe, path) < 1e-4
 
 
-def test_patches_are_centred_on_lesions_more_often_than_chance(cases: list[Case]) -> None:
-    source = LesionPatches(cases, FINE)
-    with_lesion = sum(bool(source.batch(np.random.default_rng(i))[1].any()) for i in range(20))
-    assert with_lesion >= 12
+def test_losses_are_small_where_all_is_right_and_large_where_it_is_not() -> None:
+    target = torch.zeros(1, 12, 12, 12, dtype=torch.long)
+    target[0, 3:9, 3:9, 3:9] = 1
+    right = torch.stack([(target == c).float() for c in range(3)], 1) * 20 - 10
+    wrong = right.roll(1, 1)
+    good, bad = right.log_softmax(1), wrong.log_softmax(1)
+    assert map_loss(good, target) < 0.01
+    assert map_loss(bad, target) > 5
+    (low, easy), (high, hard) = peak_loss(good, target), peak_loss(bad, target)
+    assert low < 0.01 < 5 < high
+    assert easy[0] < 0.01 < 0.99 < hard[0]
 
 
-def test_normalised_intensities_are_those_of_the_manifest() -> None:
-    hu = torch.tensor([-2000.0, -1000.0, -500.0, 300.0, 3000.0])
-    assert torch.allclose(normalise(hu, RECIPES["lung_lesion"]), torch.tensor([-1.25, -1.25, 0.0, 2.0, 2.0]))
+def test_a_piece_without_its_class_costs_no_dice() -> None:
+    nothing = torch.zeros(2, 8, 8, 8, dtype=torch.long)
+    log_p = torch.zeros(2, 2, 8, 8, 8).log_softmax(1)
+    assert float(map_loss(log_p, nothing)) == pytest.approx(np.log(2), rel=1e-5)
 
 
-def test_loss_is_near_zero_for_a_perfect_answer_and_large_for_a_wrong_one() -> None:
-    target = torch.zeros(1, 8, 8, 8, dtype=torch.long)
-    target[:, 2:5, 2:5, 2:5] = 1
-    right = torch.nn.functional.one_hot(target, 2).movedim(-1, 1).float() * 40 - 20
-    assert loss_of(right, target) < 0.05 < 1 < loss_of(-right, target)
+def test_tiles_blend_to_what_one_large_tile_gives_where_the_network_looks_at_points() -> None:
+    network = UNet((4, 4), 3).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.head.bias[:] = torch.tensor([0.0, 1.0, 2.0])
+    image = np.zeros((40, 36, 50), np.float32)
+    expected = np.exp(2) / (1 + np.exp(1) + np.exp(2))
+    assert np.allclose(tiled(network, image, (16, 16, 16), 2, "cpu"), expected, atol=4e-3)
 
 
-def test_contrast_and_drift_leave_the_air_around_the_patient_alone() -> None:
-    labels = np.zeros((2, 2, 2), np.uint8)
-    labels[1] = Tissue.LIVER
-    hu = np.full((2, 2, 2), -1000, np.float32)
-    for seed in range(20):
-        shifted = augment.shift_tissues(hu, labels, np.random.default_rng(seed))
-        assert (shifted[0] == -1000).all()
-        assert np.ptp(shifted[1]) == 0
+def test_figures_of_separated_and_mixed_scores() -> None:
+    rows = [Score(i, "lung", i >= 50, i / 100) for i in range(100)]
+    assert figures(rows, Cancer.LUNG) == {"auc": 1.0, "at95": 1.0, "at99": 1.0, "at100": 1.0}
+    mixed = [replace(r, score=0.99) if r.seed == 0 else r for r in rows]
+    told = figures(mixed, Cancer.LUNG)
+    assert told["at100"] == 0.0
+    assert told["at95"] == 1.0
+    assert 0.9 < told["auc"] < 1
+    assert np.isnan(figures([], Cancer.LIVER)["auc"])
 
 
-def test_thick_slices_smear_along_z_only_and_keep_the_mean() -> None:
-    hu = torch.zeros(1, 1, 32, 8, 8)
-    hu[:, :, 16] = 100
-    for seed in range(50):
-        again = augment.scan_again(hu, np.random.default_rng(seed), 2.0, (1e-6, 1e-5))
-        if again.max() < 60:
-            assert float(again[0, 0, :, 4, 4].std()) > 0
-            assert again.shape == hu.shape
-            return
-    raise AssertionError("no thick slices were drawn in 50 scans")
+def test_a_network_is_tried_on_its_way_and_at_its_end() -> None:
+    assert stops(600, None) == [100, 200, 400, 600]
+    assert stops(600, 150) == [100, 150]

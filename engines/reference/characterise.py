@@ -1,0 +1,141 @@
+"""Train a network that looks at single candidates: which cancer is it, if any; or of which subtype.
+
+    python -m engines.reference.characterise soft_malignancy --store var/reference/patients \\
+        --candidates var/reference/candidates --into var/reference/soft_malignancy
+
+Its candidates are what the first two stages brought up (`candidates`), so their masks are as ragged as they will be.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from core.errors import EngineError
+from engines.reference.candidates import EDGE, Known, read_all
+from engines.reference.loop import Training
+from engines.reference.network import Characteriser
+from engines.reference.patients import Store
+from engines.reference.pieces import AIR_HU
+from engines.reference.recipes import CHARACTERISERS, SPACING_MM, CharacteriserRecipe
+from engines.reference.scanner import draw_look, scanned
+
+_SHAKE = 4
+
+
+def class_of(recipe: CharacteriserRecipe, known: Known) -> int | None:
+    """The label of a candidate; None where the question isn't asked of it."""
+    if known.asked not in {c.value for c in recipe.cancers}:
+        return None
+    if recipe.question == "malignancy":
+        return recipe.labels.index(known.truth) if known.truth in recipe.labels else 0
+    if known.truth != known.asked:
+        return None
+    return recipe.labels.index(known.kind.replace(" ", "_"))
+
+
+class Looking:
+    """The task of a characteriser: every class as often, within the benign the surest more often."""
+
+    def __init__(self, recipe: CharacteriserRecipe, store: Store, rows: Sequence[Known]) -> None:
+        self.recipe, self.store = recipe, store
+        self.iterations, self.learning_rate = recipe.iterations, recipe.learning_rate
+        self.groups: list[list[Known]] = [[] for _ in recipe.labels]
+        for known in rows:
+            number = class_of(recipe, known)
+            if number is not None:
+                self.groups[number].append(known)
+        if missing := [label for label, group in zip(recipe.labels, self.groups, strict=True) if not group]:
+            raise EngineError(
+                f"{recipe.name}: no candidate is {', '.join(missing)}", remedy="Mine candidates of more patients."
+            )
+        self._weights = [_weights(group) for group in self.groups]
+
+    def build(self) -> Characteriser:
+        """The network, untrained."""
+        return Characteriser(self.recipe.features, len(self.recipe.labels))
+
+    def prepare(self, step: int) -> None:
+        """Nothing: all candidates are there."""
+
+    def loss(self, model: Any, rng: np.random.Generator, device: str) -> tuple[torch.Tensor, dict[str, float]]:
+        """Cross-entropy of one batch; half of it benign where that is the question."""
+        images, targets = [], []
+        for _ in range(self.recipe.batch):
+            number = self._group(rng)
+            group = self.groups[number]
+            known = group[int(rng.choice(len(group), p=self._weights[number]))]
+            images.append(look(self.recipe, self.store, known, rng))
+            targets.append(number)
+        image = torch.from_numpy(np.stack(images)).to(device).contiguous(memory_format=torch.channels_last_3d)
+        target = torch.tensor(targets, device=device)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            logits = model(image)
+        loss = functional.cross_entropy(logits.float(), target, label_smoothing=0.02)
+        right = float((logits.detach().argmax(1) == target).float().mean())
+        return loss, {"right": right}
+
+    def _group(self, rng: np.random.Generator) -> int:
+        if self.recipe.question == "malignancy":
+            return 0 if rng.random() < 0.5 else int(rng.integers(1, len(self.groups)))
+        return int(rng.integers(len(self.groups)))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Nothing."""
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe, and how many candidates there are of each label."""
+        counts = {label: len(group) for label, group in zip(self.recipe.labels, self.groups, strict=True)}
+        return {**asdict(self.recipe), "candidates": counts}
+
+
+def _weights(group: Sequence[Known]) -> npt.NDArray[np.float64]:
+    weights = np.array([0.2 + known.score for known in group])
+    return np.asarray(weights / weights.sum(), np.float64)
+
+
+def look(
+    recipe: CharacteriserRecipe, store: Store, known: Known, rng: np.random.Generator, shake: int = _SHAKE
+) -> npt.NDArray[np.float32]:
+    """The network's input (2, z, y, x): the candidate in its surroundings, scanned anew, and its mask."""
+    patient = store.patient(known.seed)
+    stored = patient.stored
+    moved = np.asarray(known.centre) + rng.integers(-shake, shake + 1, 3)
+    z, y, x = (int(c) - n // 2 for c, n in zip(moved, recipe.block, strict=True))
+    hu = stored.read((z, y, x), recipe.block, {"hu": AIR_HU})["hu"].astype(np.float32)
+    image = scanned(hu, *patient.noise((z, y, x), recipe.block), draw_look(rng, SPACING_MM), SPACING_MM, rng)
+    corner = [a - (c - EDGE // 2) for a, c in zip((z, y, x), known.centre, strict=True)]
+    where = tuple(slice(a, a + n) for a, n in zip(corner, recipe.block, strict=True))
+    return np.stack([recipe.window.apply(image), known.unpacked()[where].astype(np.float32)])
+
+
+def main() -> None:
+    """Train one characteriser; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("network", choices=sorted(CHARACTERISERS))
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--candidates", type=Path, required=True)
+    parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--until", type=int)
+    parser.add_argument("--threads", type=int, default=1)
+    a = parser.parse_args()
+    torch.set_num_threads(a.threads)
+    task = Looking(CHARACTERISERS[a.network], Store(a.store), read_all(a.candidates))
+    Training(task, a.into, a.seed).run(a.until)
+
+
+if __name__ == "__main__":
+    main()

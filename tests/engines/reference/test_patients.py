@@ -1,0 +1,53 @@
+"""Patients to learn from: drawn as told, stored whole, the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.finding import Cancer
+from engines.phantom.torso import ORGAN_OF
+from engines.reference.patients import Patient, Store, training_person
+from engines.reference.recipes import CANCER_SHARE
+
+
+def test_cancers_are_as_frequent_as_told_and_none_tells_of_another() -> None:
+    has = np.array([[bool(training_person(seed).cancers(c.value)) for c in Cancer] for seed in range(400)], float)
+    assert np.allclose(has.mean(axis=0), [CANCER_SHARE[c] for c in Cancer], atol=0.08)
+    together = np.corrcoef(has.T) - np.eye(len(Cancer))
+    assert np.abs(together).max() < 0.17  # of 21 pairs of 400 unrelated people hardly one is above
+
+
+def test_every_finding_is_where_its_points_say(patient: Patient) -> None:
+    whole = patient.stored.read((0, 0, 0), patient.stored.shape, {})
+    assert len(patient.in_findings)
+    for number, z, y, x in patient.in_findings:
+        assert whole["lesions"][z, y, x] == number
+    for cancer, points in patient.in_organ.items():
+        tissues = {int(t) for t in ORGAN_OF[cancer]}
+        assert {int(v) for v in whole["organs"][tuple(points.T.astype(int))]} <= tissues
+
+
+def test_it_is_noise_free_and_knows_how_noisy_it_will_be(patient: Patient) -> None:
+    whole = patient.stored.read((0, 0, 0), patient.stored.shape, {})
+    aorta = whole["hu"][whole["organs"] == 21]
+    assert aorta.size > 1000
+    assert np.median(np.abs(aorta - np.median(aorta))) < 4
+    girth, profile = patient.stored.array("girth"), patient.stored.array("profile")
+    assert girth.shape == patient.stored.shape[:1]
+    assert profile.shape == patient.stored.shape[1:]
+    assert 0.3 < girth.min() <= girth.max() < 3
+
+
+def test_a_patient_is_rendered_once(store: Store, patient: Patient) -> None:
+    before = patient.stored.path.stat()
+    again = store.patient(patient.seed)
+    assert again.stored.path.stat().st_mtime_ns == before.st_mtime_ns
+    assert again.findings == patient.findings
+
+
+def test_half_resolution_is_the_same_body(patient: Patient) -> None:
+    coarse, fine = patient.stored.array("coarse_hu"), patient.stored.read((0, 0, 0), patient.stored.shape, {})["hu"]
+    z, y, x = (n // 2 for n in fine.shape)
+    blocks = fine[: 2 * z, : 2 * y, : 2 * x].reshape(z, 2, y, 2, x, 2).mean(axis=(1, 3, 5))
+    inner = (slice(1, -2),) * 3
+    assert np.abs(coarse[:z, :y, :x][inner] - blocks[inner]).mean() < 12
