@@ -6,11 +6,14 @@ thickness are drawn anew whenever a piece of the patient is used (`scanner`). Ke
     bricks      hu int16, organs uint8 (`Tissue`), lesions uint8 (0 or a finding's number), at 2 mm
     coarse      the same whole torso at 4 mm, hu and organs, for the localiser
     places      voxels in each finding and in each cancer's organ, to centre pieces on
-    thickness   how much noise the patient's girth gives each slice
+    girth, profile   how much noise the patient's girth gives each slice, and a place in it
+
+Training renders what it lacks; `python -m engines.reference.patients FOLDER FIRST COUNT` renders ahead.
 """
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,3 +179,19 @@ def _turn(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def main() -> None:
+    """Render patients ahead; several processes may do so at once."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("first", type=int, help="seed")
+    parser.add_argument("count", type=int)
+    a = parser.parse_args()
+    store = Store(a.folder)
+    for seed in range(a.first, a.first + a.count):
+        store.patient(seed)
+
+
+if __name__ == "__main__":
+    main()
