@@ -55,7 +55,10 @@ class Localising:
         hu, organs = _window(hu, organs, self.recipe.patch, rng)
         hu = _noisy(hu, rng)
         image, target = self.recipe.window.apply(hu), self._organs[organs]
-        return Piece(image, target, np.zeros((0, 0, 0), np.uint8), choice.patient.seed, choice.centre)
+        nothing = np.zeros((0, 0, 0))
+        return Piece(
+            image, target, nothing.astype(np.uint8), nothing.astype(np.float32), choice.patient.seed, choice.centre
+        )
 
 
 def coarse_volume(patient: Patient) -> tuple[Hu, Labels]:

@@ -21,7 +21,7 @@ from engines.phantom.torso import difficulty
 
 _EMA = 0.998
 _TOLD_EVERY, _SAVED_EVERY = 50, 250
-_WARM_UP = 200
+_WARM_UP, _LEVEL = 200, 0.75
 
 
 class Task(Protocol):
@@ -112,10 +112,14 @@ class Training:
                     value.copy_(new[name])
 
     def _set_rate(self) -> float:
-        """Linear warm-up , then a cosine to a hundredth."""
+        """Linear warm-up, then level, then for the last quarter of all steps a cosine to a hundredth.
+
+        Level for long, so that what has been learned so far never depends on how long training will go on.
+        """
         done = self.step / self.task.iterations
-        warm = min((self.step + 1) / _WARM_UP, 1.0)
-        rate = float(self.task.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(done, 1.0)))))
+        late = max(0.0, (done - _LEVEL) / (1 - _LEVEL))
+        factor = min((self.step + 1) / _WARM_UP, 1.0) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(late, 1.0))))
+        rate = float(self.task.learning_rate * factor)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         return rate

@@ -46,7 +46,8 @@ class _Level(nn.Module):
 class UNet(nn.Module):
     """(N, 1, Z, Y, X) → logits (N, classes, Z, Y, X); Z, Y, X are multiples of 2 ** len(features).
 
-    scenery: classes of a second map at half the resolution, which `both` gives besides; the exported network has none.
+    scenery: classes of a second map at half the resolution. `lesson` gives it besides, and the image without noise; the
+    exported network has neither.
     """
 
     def __init__(self, features: tuple[int, ...], classes: int, scenery: int = 0) -> None:
@@ -60,7 +61,7 @@ class UNet(nn.Module):
         self.rise = nn.ModuleList(nn.ConvTranspose3d(a, b, 2, 2) for a, b in pairs)
         self.up = nn.ModuleList(_Conv(2 * b, b) for _, b in pairs)
         self.head = nn.ConvTranspose3d(features[0], classes, 2, 2)
-        self.scenery = nn.Conv3d(features[0], scenery, 1) if scenery else None
+        self.scenery = nn.Conv3d(features[0], scenery + 1, 1) if scenery else None
 
     def _body(self, x: torch.Tensor) -> torch.Tensor:
         kept: list[torch.Tensor] = []
@@ -76,11 +77,12 @@ class UNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self._body(x))
 
-    def both(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits, and the scenery's logits (N, scenery, Z / 2, Y / 2, X / 2)."""
+    def lesson(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits; the scenery's logits (N, scenery, Z / 2, Y / 2, X / 2); the image without noise (N, Z / 2, ...)."""
         assert self.scenery is not None
         x = self._body(x)
-        return self.head(x), self.scenery(x)
+        around = self.scenery(x)
+        return self.head(x), around[:, 1:], around[:, 0]
 
 
 class Characteriser(nn.Module):

@@ -187,9 +187,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("first", type=int, help="seed")
     parser.add_argument("count", type=int)
+    parser.add_argument("--every", type=int, default=1, help="only every so many, so that others do those between")
     a = parser.parse_args()
     store = Store(a.folder)
-    for seed in range(a.first, a.first + a.count):
+    for seed in range(a.first, a.first + a.count, a.every):
         store.patient(seed)
 
 

@@ -15,7 +15,7 @@ from core.finding import Cancer
 from core.volume import Index
 from engines.phantom.torso import ORGAN_OF
 from engines.reference.patients import Patient, Store
-from engines.reference.recipes import SCENERY, Recipe, scenery_table
+from engines.reference.recipes import SCENERY, Recipe, Window, scenery_table
 from engines.reference.scanner import draw_look, scanned
 
 AIR_HU = -1000
@@ -25,12 +25,14 @@ _JITTER = {"cancer": 24, "other": 16, "hard": 10, "organ": 16}
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """image: float32 (z, y, x), as the network sees it. target: its classes, uint8. scenery: uint8 at half the
-    resolution; empty for the localiser. seed, centre: where it is from."""
+    """image: float32 (z, y, x), as the network sees it. target: its classes, uint8. scenery: classes, uint8, and clean:
+    the image without noise, float32, both at half the resolution; empty for the localiser. seed, centre: where it is
+    from."""
 
     image: npt.NDArray[np.float32]
     target: npt.NDArray[np.uint8]
     scenery: npt.NDArray[np.uint8]
+    clean: npt.NDArray[np.float32]
     seed: int
     centre: Index
 
@@ -116,12 +118,14 @@ class Detecting:
         low = _index(c - n // 2 for c, n in zip(choice.centre, recipe.patch, strict=True))
         block = patient.stored.read(low, recipe.patch, {"hu": AIR_HU})
         look, noise = draw_look(rng, recipe.spacing_mm), patient.noise(low, recipe.patch)
-        hu = scanned(block["hu"].astype(np.float32), *noise, look, recipe.spacing_mm, rng)
+        clean = block["hu"].astype(np.float32)
+        hu = scanned(clean, *noise, look, recipe.spacing_mm, rng)
+        clean = recipe.window.apply(_halved(clean))
         target = self.target(patient, block["lesions"])
         scenery = self.scenery(patient, block["organs"][::2, ::2, ::2], block["lesions"][::2, ::2, ::2])
         if rng.random() < _CUT_SHARE:
-            _cut_off(hu, target, scenery, rng)
-        return Piece(recipe.window.apply(hu), target, scenery, patient.seed, choice.centre)
+            _cut_off((hu, target), (scenery, clean), recipe.window, rng)
+        return Piece(recipe.window.apply(hu), target, scenery, clean, patient.seed, choice.centre)
 
     def target(self, patient: Patient, lesions: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Class of each voxel: 0, or one more than the number of its cancer among the recipe's."""
@@ -150,16 +154,25 @@ def _moved(voxel: npt.ArrayLike, kind: str, rng: np.random.Generator) -> Index:
     return _index(np.asarray(voxel, np.int64) + rng.integers(-by, by + 1, 3))
 
 
+def _halved(hu: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Means over 2³ voxels."""
+    z, y, x = (n // 2 for n in hu.shape)
+    return np.asarray(hu.reshape(z, 2, y, 2, x, 2).mean(axis=(1, 3, 5)), np.float32)
+
+
 def _cut_off(
-    hu: npt.NDArray[np.float32],
-    target: npt.NDArray[np.uint8],
-    scenery: npt.NDArray[np.uint8],
+    full: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]],
+    half: tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]],
+    window: Window,
     rng: np.random.Generator,
 ) -> None:
     """The scan ends inside the piece: there is air beyond, as a tile that reaches over the scan's end is padded."""
-    at = 2 * int(rng.integers(4, len(hu) // 2 - 4))
-    beyond, half = (slice(0, at), slice(0, at // 2)) if rng.random() < 0.5 else (slice(at, None), slice(at // 2, None))
-    hu[beyond], target[beyond], scenery[half] = AIR_HU, 0, 0
+    (hu, target), (scenery, clean) = full, half
+    at = int(rng.integers(4, len(scenery) - 4))
+    ahead = rng.random() < 0.5
+    beyond, halved = (slice(0, 2 * at), slice(0, at)) if ahead else (slice(2 * at, None), slice(at, None))
+    hu[beyond], target[beyond], scenery[halved] = AIR_HU, 0, 0
+    clean[halved] = window.apply(np.float32([AIR_HU]))
 
 
 def _index(values: object) -> Index:

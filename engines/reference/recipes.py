@@ -140,22 +140,22 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             name="localiser", stage="localise", window=Window(-400.0, 400.0, 0.0, 150.0), spacing_mm=COARSE_MM,
-            features=(16, 32, 64, 96, 128), patch=(96, 64, 96), batch=2, iterations=3000, learning_rate=3e-3,
-            cases=(300, 600),
+            features=(16, 32, 64, 96, 128), patch=(96, 64, 96), batch=1, iterations=5000, learning_rate=2e-3,
+            cases=(200, 800),
         ),
         Recipe(
-            name="abdomen", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(32, 64, 128, 192),
-            patch=(64, 64, 64), batch=2, iterations=20000, learning_rate=2e-3, cases=(600, 2000),
+            name="abdomen", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(16, 48, 96, 160),
+            patch=(64, 64, 64), batch=2, iterations=30000, learning_rate=2e-3, cases=(200, 1500),
             cancers=(Cancer.PANCREAS, Cancer.LIVER, Cancer.STOMACH, Cancer.COLORECTUM),
         ),
         Recipe(
-            name="chest", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(32, 64, 96, 128),
-            patch=(64, 64, 64), batch=2, iterations=9000, learning_rate=2e-3, cases=(600, 2000),
+            name="chest", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(16, 48, 96, 160),
+            patch=(64, 64, 64), batch=2, iterations=14000, learning_rate=2e-3, cases=(400, 1500),
             cancers=(Cancer.OESOPHAGUS, Cancer.BREAST),
         ),
         Recipe(
             name="lung", stage="detect", window=AIRY, spacing_mm=SPACING_MM, features=(16, 32, 64, 96),
-            patch=(64, 64, 64), batch=2, iterations=10000, learning_rate=2e-3, cases=(600, 2000),
+            patch=(64, 64, 64), batch=2, iterations=12000, learning_rate=2e-3, cases=(400, 1500),
             cancers=(Cancer.LUNG,),
         ),
     )

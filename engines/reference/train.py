@@ -22,6 +22,8 @@ from engines.reference.pieces import Choice, Detecting, Memory, Piece
 from engines.reference.recipes import RECIPES, SCENERY, TRAINING_SEED, Recipe
 from engines.reference.validate import report
 
+_RARE = 4.0
+"""Weight of a cancer's voxel in the cross-entropy of a detector."""
 _FILLED = 0.6
 """Share of a block that must be cancer for the block to be one."""
 _VALIDATED = 60
@@ -42,12 +44,15 @@ def source_of(recipe: Recipe, store: Store, first_seed: int = TRAINING_SEED) -> 
     return kind(recipe, store, first_seed)
 
 
-def map_loss(log_p: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def map_loss(log_p: torch.Tensor, target: torch.Tensor, rare: float = 1.0) -> torch.Tensor:
     """Cross-entropy plus soft Dice over the batch; a class that the batch lacks has no Dice.
 
-    log_p: log of the softmax, (N, C, Z, Y, X). target: classes, (N, Z, Y, X).
+    log_p: log of the softmax, (N, C, Z, Y, X). target: classes, (N, Z, Y, X). rare: weight in the cross-entropy of a
+    voxel of anything but background.
     """
-    loss = functional.nll_loss(log_p, target)
+    weights = log_p.new_full((log_p.shape[1],), rare)
+    weights[0] = 1.0
+    loss = functional.nll_loss(log_p, target, weights)
     dice = []
     for number in range(1, log_p.shape[1]):
         truth = (target == number).float()
@@ -103,16 +108,18 @@ class Mapping:
                 logits = model(image)
             return map_loss(logits.float().contiguous().log_softmax(1), target), {}
         with torch.autocast(device, dtype=torch.bfloat16):
-            logits, scenery = model.both(image)
+            logits, scenery, clean = model.lesson(image)
         log_p = logits.float().contiguous().log_softmax(1)
-        seen = map_loss(log_p, target)
         around = torch.from_numpy(np.stack([p.scenery for p in pieces])).to(device).long()
+        still = torch.from_numpy(np.stack([p.clean for p in pieces])).to(device)
+        seen = map_loss(log_p, target, _RARE)
         named = functional.cross_entropy(scenery.float(), around)
+        stilled = functional.l1_loss(clean.float(), still)
         peak, hard = peak_loss(log_p, target)
         for choice, piece, hardness in zip(choices, pieces, hard, strict=True):
             self.memory.note(piece.seed, piece.centre, hardness, choice.row)
-        parts = {"map": seen, "scenery": named, "peak": peak}
-        return seen + 0.5 * named + 0.1 * peak, {name: float(part.detach()) for name, part in parts.items()}
+        parts = {"map": seen, "scenery": named, "clean": stilled, "peak": peak}
+        return seen + 0.5 * named + stilled + 0.1 * peak, {name: float(part.detach()) for name, part in parts.items()}
 
     def state(self) -> dict[str, torch.Tensor]:
         """What was hard."""
