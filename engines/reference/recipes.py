@@ -100,10 +100,10 @@ SOFT, AIRY = Window(-160.0, 240.0, 40.0, 40.0), Window(-1000.0, 240.0, -600.0, 2
 class Recipe:
     """How one map-giving network is built and trained.
 
-    features: of each level; the first works at half the input's resolution. patch: voxels (z, y, x). cases: patients in
-    the pool when training begins and when it ends, growing evenly between. cancers: what a detector looks for; none:
-    the localiser. shares: of a batch, patches at (cancers, findings that are none, places that were hard); the rest are
-    anywhere in the organs.
+    features: of each level; the first works at half the input's resolution. patch: voxels (z, y, x). cases: patients to
+    draw from at the first step, at most, and the step from which on it is that many; it grows evenly between. cancers:
+    what a detector looks for; none: the localiser. shares: of a batch, patches at (cancers, findings that are none,
+    places that were hard); the rest are anywhere in the organs.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Recipe:
     batch: int
     iterations: int
     learning_rate: float
-    cases: tuple[int, int]
+    cases: tuple[int, int, int]
     cancers: tuple[Cancer, ...] = ()
     shares: tuple[float, float, float] = (0.45, 0.1, 0.2)
 
@@ -131,8 +131,8 @@ class Recipe:
 
     def pool(self, step: int) -> int:
         """How many patients step `step` draws from."""
-        first, last = self.cases
-        return first + (last - first) * min(step, self.iterations) // self.iterations
+        first, most, at = self.cases
+        return first + (most - first) * min(step, at) // at
 
 
 RECIPES: dict[str, Recipe] = {
@@ -141,21 +141,21 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="localiser", stage="localise", window=Window(-400.0, 400.0, 0.0, 150.0), spacing_mm=COARSE_MM,
             features=(16, 32, 64, 96, 128), patch=(96, 64, 96), batch=1, iterations=5000, learning_rate=2e-3,
-            cases=(200, 800),
+            cases=(200, 800, 3000),
         ),
         Recipe(
             name="abdomen", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(16, 48, 96, 160),
-            patch=(64, 64, 64), batch=2, iterations=30000, learning_rate=2e-3, cases=(200, 1500),
+            patch=(64, 64, 64), batch=2, iterations=30000, learning_rate=2e-3, cases=(200, 1500, 15000),
             cancers=(Cancer.PANCREAS, Cancer.LIVER, Cancer.STOMACH, Cancer.COLORECTUM),
         ),
         Recipe(
             name="chest", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(16, 48, 96, 160),
-            patch=(64, 64, 64), batch=2, iterations=14000, learning_rate=2e-3, cases=(400, 1500),
+            patch=(64, 64, 64), batch=2, iterations=14000, learning_rate=2e-3, cases=(400, 1500, 8000),
             cancers=(Cancer.OESOPHAGUS, Cancer.BREAST),
         ),
         Recipe(
             name="lung", stage="detect", window=AIRY, spacing_mm=SPACING_MM, features=(16, 32, 64, 96),
-            patch=(64, 64, 64), batch=2, iterations=12000, learning_rate=2e-3, cases=(400, 1500),
+            patch=(64, 64, 64), batch=2, iterations=12000, learning_rate=2e-3, cases=(400, 1500, 8000),
             cancers=(Cancer.LUNG,),
         ),
     )

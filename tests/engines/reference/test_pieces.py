@@ -26,7 +26,7 @@ def shown(patient: Patient) -> Cancer:
 
 
 def recipe(*cancers: Cancer, **changes: object) -> Recipe:
-    return replace(RECIPES["abdomen"], cancers=cancers, patch=SMALL, cases=(1, 1), **changes)  # type: ignore[arg-type]
+    return replace(RECIPES["abdomen"], cancers=cancers, patch=SMALL, cases=(1, 1, 1), **changes)  # type: ignore[arg-type]
 
 
 def detecting(store: Store, of: Recipe) -> Detecting:
@@ -93,12 +93,12 @@ def test_memory_keeps_what_is_hard_and_gives_it_more_often() -> None:
 
 
 def test_a_recipe_s_pool_grows_from_first_to_last() -> None:
-    of = replace(RECIPES["lung"], cases=(100, 300), iterations=1000)
+    of = replace(RECIPES["lung"], cases=(100, 300, 1000))
     assert [of.pool(step) for step in (0, 500, 1000, 2000)] == [100, 200, 300, 300]
 
 
 def test_the_localiser_sees_organs_by_the_names_of_its_channels(store: Store, patient: Patient) -> None:
-    of = replace(RECIPES["localiser"], cases=(1, 1))
+    of = replace(RECIPES["localiser"], cases=(1, 1, 1))
     source = Localising(of, store, SEED)
     source.grow(1)
     seen: set[int] = set()

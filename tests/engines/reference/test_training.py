@@ -29,9 +29,9 @@ from engines.reference.train import Mapping, map_loss, peak_loss, source_of, sto
 from engines.reference.validate import Score, figures, tiled
 from tests.engines.reference.conftest import SEED
 
-COARSE = replace(RECIPES["localiser"], features=(4, 8), patch=(32, 32, 32), cases=(1, 1), batch=1, iterations=12)
+COARSE = replace(RECIPES["localiser"], features=(4, 8), patch=(32, 32, 32), cases=(1, 1, 1), batch=1, iterations=12)
 FINE = replace(
-    RECIPES["lung"], features=(8, 8), patch=(32, 32, 32), cases=(1, 1), iterations=60, learning_rate=0.01,
+    RECIPES["lung"], features=(8, 8), patch=(32, 32, 32), cases=(1, 1, 1), iterations=60, learning_rate=0.01,
     cancers=(Cancer.LUNG, Cancer.LIVER),
 )  # fmt: skip
 LOOK = replace(CHARACTERISERS["lung_malignancy"], features=(4, 8), block=(16, 16, 16), batch=2, iterations=6)
