@@ -143,7 +143,7 @@ def draft(
     golden: tuple[GoldenCase, ...] = (),
     measured: tuple[Network, ...] | None = None,
 ) -> ManifestDraft:
-    """Everything that the manifest says but files and evidence. measured: the networks with the memory that they take."""
+    """Everything that the manifest says but files and evidence. measured: the networks with the memory they take."""
     return ManifestDraft(
         name="reference",
         version=version,

@@ -4,9 +4,9 @@
     python -m engines.reference.pack whole    --from var/reference --into var/reference/bundle    to be judged
     python -m engines.reference.pack again    --from OLD --into NEW                               needs no training
 
-`again` makes a finished bundle anew with today's model card and licence, its memory measured again; networks, thresholds,
-evidence and golden cases stay. What a bundle may claim is written into it by `onescan-engines calibrate`, from an evaluation on patients that took no
-part in any of this.
+`again` makes a finished bundle anew with today's model card and licence, its memory measured again; networks,
+thresholds, evidence and golden cases stay. What a bundle may claim is written into it by `onescan-engines calibrate`,
+from an evaluation on patients that took no part in any of this.
 """
 
 from __future__ import annotations
