@@ -172,7 +172,7 @@ def _cut_off(
     ahead = rng.random() < 0.5
     beyond, halved = (slice(0, 2 * at), slice(0, at)) if ahead else (slice(2 * at, None), slice(at, None))
     hu[beyond], target[beyond], scenery[halved] = AIR_HU, 0, 0
-    clean[halved] = window.apply(np.float32([AIR_HU]))
+    clean[halved] = window.apply(np.full(1, AIR_HU, np.float32))
 
 
 def _index(values: object) -> Index:

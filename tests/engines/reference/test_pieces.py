@@ -75,7 +75,7 @@ def test_a_piece_beyond_the_body_is_air(store: Store, patient: Patient) -> None:
     source = detecting(store, of)
     piece = source.cut(Choice(patient, (-100, -100, -100)), rng())
     assert not piece.target.any()
-    air = of.window.apply(np.float32([-1000]))[0]
+    air = of.window.apply(np.full(1, -1000, np.float32))[0]
     assert np.median(piece.image) == pytest.approx(air)
 
 
