@@ -13,8 +13,9 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import AE, _config
+from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 
 from appliance.intake.receiver import SOP_CLASSES
 from appliance.intake.role import ReceiverRole
@@ -142,7 +143,14 @@ def association(
     ae.dimse_timeout = 12  # pynetdicom's sender waits so long where an abort overtakes what it is about to send
     for sop_class in SOP_CLASSES:
         ae.add_requested_context(sop_class, [syntax])
-    assoc = ae.associate("127.0.0.1", port, ae_title=called)
+    refusals: list[A_ASSOCIATE_RJ] = []
+    note = (
+        evt.EVT_PDU_RECV,
+        lambda event: refusals.append(event.pdu) if isinstance(event.pdu, A_ASSOCIATE_RJ) else None,
+    )
+    assoc = ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=[note])
+    if refusals:  # one that comes at once pynetdicom 3.0.4 may take for a failure to connect
+        assoc.is_rejected, assoc.acceptor.primitive = True, refusals[0].to_primitive()
     try:
         yield assoc
     finally:
