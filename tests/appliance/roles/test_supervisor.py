@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -119,6 +120,9 @@ def test_a_silent_role_is_ended_and_started_again(tmp_path: Path) -> None:
     finally:
         stand.process.kill()
         stand.process.wait()
+        for pid in stand.lives("mute")[-1:]:  # it hears nothing, not even that its supervisor is gone
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_killed_supervisor_takes_its_roles_with_it(stand: Stand) -> None:
