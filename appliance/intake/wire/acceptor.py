@@ -233,12 +233,20 @@ def _decoded(body: memoryview) -> tuple[int, A_ASSOCIATE]:
         pdu: Any = A_ASSOCIATE_RQ()
         pdu.decode(encode(PduType.ASSOCIATE_RQ, bytes(body)))
         request = pdu.to_primitive()
-        if not request.presentation_context_definition_list:
-            raise ValueError("no presentation context")
+        _check_contexts(request.presentation_context_definition_list)
         return int(pdu.protocol_version), request
     except Exception as error:  # what a broken request makes it raise has no common base
         what = f"an association request that can't be decoded ({type(error).__name__})"
         raise PeerFault(what, INVALID_PARAMETER) from error
+
+
+def _check_contexts(proposed: Sequence[PresentationContext]) -> None:
+    """ValueError unless each proposes something (PS3.8 9.3.2.2), which pynetdicom takes for granted."""
+    if not proposed:
+        raise ValueError("no presentation context")
+    for context in proposed:
+        if not context.abstract_syntax or not context.transfer_syntax:
+            raise ValueError(f"presentation context {context.context_id} proposes no syntax")
 
 
 def _reject(why: Rejection) -> bytes:

@@ -138,6 +138,15 @@ def test_a_damaged_request_is_answered_or_refused(data: st.DataObject) -> None:
     assert isinstance(event, Established | Rejected)
 
 
+def test_a_context_that_proposes_nothing_is_the_peers_fault() -> None:
+    abstract, transfer = b"\x30\0" + len(CT).to_bytes(2, "big") + CT.encode(), b"\x40"
+    assert request().count(abstract) == 2
+    with pytest.raises(PeerFault, match="can't be decoded"):
+        received(
+            Acceptor(RULES, lambda: None), PduType.ASSOCIATE_RQ, request().replace(abstract, transfer + abstract[1:])
+        )
+
+
 def test_a_message_on_a_context_that_was_refused_is_the_peers_fault() -> None:
     from tests.appliance.intake.wire.test_messages import COMMAND_LAST, pdv, store_request
 
