@@ -163,6 +163,31 @@ def _not_taken(contexts: Sequence[tuple[str, tuple[str, ...], int]]) -> Iterator
 
 
 @app.command()
+def completeness(
+    config: ConfigOption = DEFAULT_CONFIG,
+    limit: Annotated[int, typer.Option(min=0, max=1000, help="How many studies to explain, newest first.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """When studies count as complete: how each scanner sends, the quiet time in use and why, and each study's reason.
+
+    Geometry and counts decide as soon as they can; quiet time is what is left for studies that they can't judge. Slices
+    that came late after quiet mean that it is too short for this scanner: follow the suggestion below the table.
+    """
+    from appliance import completeness as pacing
+    from appliance import service
+    from appliance.storage.pace_file import PaceFile
+
+    settings = configuration.load(config)
+    file, names = PaceFile(settings.intake_db), service.pseudonyms(settings)
+    quiet = settings.receiver.quiet_seconds
+    said = pacing.describe(file.paces(), file.completions(limit), quiet, names.study)
+    if as_json:
+        typer.echo(json.dumps(said, indent=2))
+        return
+    _screen.print(*pacing.tables(said), sep="\n")
+
+
+@app.command()
 def studies(
     config: ConfigOption = DEFAULT_CONFIG,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,

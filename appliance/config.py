@@ -43,7 +43,11 @@ class ReceiverConfig(_Section):
     port: Port = Field(11112, description="TCP port; 0 picks a free one (it then stands in run/receiver.port)")
     ae_title: AETitle = Field("ONESCAN", description="our AE title; a sender that calls another one is refused")
     calling_ae_titles: tuple[AETitle, ...] = Field((), description="senders that may connect; empty: any")
-    quiet_seconds: float = Field(60.0, gt=0, description="s without a new slice after which a study counts as complete")
+    quiet_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="s without a new slice after which a study counts as complete; none: learned for each scanner",
+    )
     min_free_bytes: int = Field(2 << 30, ge=0, description="bytes of free disk below which stores are refused (A700)")
     addresses: tuple[IPvAnyNetwork, ...] = Field((), description="addresses or networks that may connect; empty: any")
     tls: ReceiverTlsConfig | None = Field(None, description="DICOM over TLS beside plain DICOM; none: not listened for")

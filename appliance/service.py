@@ -23,6 +23,7 @@ from appliance.presence import birth_body, read_manifest, reported_body
 from appliance.role import RoleProcess
 from appliance.storage.intake_journal import IntakeJournal, IntakeReader
 from appliance.storage.journal import Journal
+from appliance.storage.pace_file import PaceFile
 from core import durable
 from core.wire import DesiredBody, EventBody
 
@@ -97,6 +98,7 @@ def run_receiver(config: ApplianceConfig) -> None:
             keep_studies=dt.timedelta(days=settings.keep_studies_days),
             finished=journal.finished_handovers,
             senders_file=config.senders,
+            paces=PaceFile(config.intake_db),
         )
         stack.callback(receiver.stop)
         receiver.start()

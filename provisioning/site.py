@@ -206,7 +206,7 @@ receiver:
   ae_title: ONESCAN           # enter this at the scanner as called AE title
   host: 0.0.0.0               # address to listen on
   port: 11112
-  quiet_seconds: 60           # without a new slice for so long a study counts as complete, if geometry can't tell
+  # quiet_seconds: 60         # s without a new slice after which a study counts as complete; without it: learned
   # addresses: [10.20.0.0/24]  # who may connect at all; without it: any address
   # tls:                      # DICOM over TLS beside plain DICOM, for senders that can
   #   port: 2762

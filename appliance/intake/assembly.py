@@ -5,7 +5,8 @@
                is known agrees. The normal case: the study is handed over in the moment of the release.
     count      geometry can't judge (tilt, mixed series, two phases in one series), but a count is known for every axial
                CT series and agrees; or the number of the study's instances was announced and they are all here.
-    quiet      nothing came for the quiet time, and no association is at this moment bringing the study.
+    quiet      nothing came for the quiet time, which is learned for each sender (`pacing.py`), and no association is at
+               this moment bringing the study.
 
 A late image reopens a study: the caller restores what was known of it and tells of the image. Times are seconds of a
 monotonic clock; one that jumps backwards can't make a study complete earlier, and never keeps it from completing.
@@ -13,10 +14,11 @@ monotonic clock; one that jumps backwards can't make a study complete earlier, a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from appliance.intake.facts import InstanceFacts
+from appliance.intake.pacing import Pace, Pacing, QuietTime, Sender
 from appliance.intake.stacking import counts_of, judge_series, series_of
 from appliance.ports import CompleteBy
 
@@ -43,7 +45,7 @@ Decision = Complete | Waiting
 
 @dataclass
 class _Association:
-    sender: str
+    sender: Sender
     current: str | None = None  # the study that it is bringing now
     brought: dict[str, int] = field(default_factory=dict)  # study UID → images
 
@@ -59,13 +61,18 @@ class _Study:
     last_brought: int = 0  # images that the last released association brought
     announced: int | None = None
     told: str = ""
+    senders: dict[Sender, None] = field(default_factory=dict)  # known ones that brought it, in order
+    last_by: Hashable = None  # the association of its latest instance
+    last_sign: float | None = None  # when it last came or an association of it ended; None after it was restored
+    complete: Complete | None = None
 
 
 class Assembly:
     """All studies that are being received, and all open associations."""
 
-    def __init__(self, quiet_seconds: float) -> None:
-        self._quiet = quiet_seconds
+    def __init__(self, quiet_seconds: float | None, known: Mapping[Sender, Pace] | None = None) -> None:
+        """quiet_seconds: None where it is to be learned, with what is `known` of the senders."""
+        self.pacing = Pacing(quiet_seconds, known)
         self._studies: dict[str, _Study] = {}
         self._associations: dict[Hashable, _Association] = {}
         self._now = float("-inf")
@@ -85,9 +92,9 @@ class Assembly:
         study.last_activity = self._at(now)
         study.broken_off = True
 
-    def association_opened(self, association: Hashable, sender: str) -> None:
-        """An association was established."""
-        self._associations[association] = _Association(sender)
+    def association_opened(self, association: Hashable, sender: str, address: str = "") -> None:
+        """An association was established. sender: its calling AE title."""
+        self._associations[association] = _Association(Sender(sender, address))
 
     def association_closed(self, association: Hashable, released: bool, now: float) -> None:
         """An association ended: released by its requestor, or aborted, timed out, cut. Unknown ones are ignored."""
@@ -99,7 +106,7 @@ class Assembly:
             if study is None or association not in study.touching:
                 continue
             study.touching.discard(association)
-            study.last_activity = self._at(now)
+            study.last_activity = study.last_sign = self._at(now)
             if not released:
                 study.broken_off = True
                 study.unreliable = set(study.touching)
@@ -113,12 +120,22 @@ class Assembly:
         study = self._studies.setdefault(facts.study_uid, _Study())
         study.instances.setdefault(facts.sop_instance_uid, facts)
         study.absent.discard(facts.sop_instance_uid)
-        study.last_activity = self._at(now)
+        at = self._at(now)
         bringing = self._associations.get(association)
         if bringing is not None:
+            self._learn(facts.study_uid, study, association, bringing.sender, at)
             bringing.current = facts.study_uid
             bringing.brought[facts.study_uid] = bringing.brought.get(facts.study_uid, 0) + 1
             study.touching.add(association)
+        study.last_activity = study.last_sign = at
+
+    def _learn(self, study_uid: str, study: _Study, association: Hashable, sender: Sender, at: float) -> None:
+        if study.last_sign is None:
+            self.pacing.reopened(study_uid, sender, at)
+        elif sender in study.senders:
+            self.pacing.gap(sender, at - study.last_sign, study.last_by == association)
+        study.senders[sender] = None
+        study.last_by = association
 
     def count_announced(self, study_uid: str, images: int) -> None:
         """Somebody who knows (MPPS, Storage Commitment request) says how many instances the study has."""
@@ -134,17 +151,23 @@ class Assembly:
             if isinstance(decision, Waiting) and decision.explanation == study.told:
                 continue
             study.told = decision.explanation
+            study.complete = decision if isinstance(decision, Complete) else None
             decisions.append(decision)
         return decisions
 
     def forget(self, study_uid: str) -> None:
         """The study was handed over: the ledger has it."""
-        del self._studies[study_uid]
+        study = self._studies.pop(study_uid)
+        if study.complete is not None:
+            self.pacing.ended(study_uid, tuple(study.senders), study.complete.by, study.last_activity)
 
     def next_deadline(self) -> float | None:
         """When a tick can next decide something without anything happening; None if nothing is waiting for time."""
         waiting = (s for uid, s in self._studies.items() if not s.absent and not self._bringing(uid, s))
-        return min((s.last_activity + self._quiet for s in waiting), default=None)
+        return min((s.last_activity + self._quiet(s).seconds for s in waiting), default=None)
+
+    def _quiet(self, study: _Study) -> QuietTime:
+        return self.pacing.quiet(tuple(study.senders), reliable=not study.broken_off)
 
     def _bringing(self, study_uid: str, study: _Study) -> bool:
         return any(self._associations[a].current == study_uid for a in study.touching)
@@ -154,6 +177,7 @@ class Assembly:
         if now < self._now:
             for study in self._studies.values():
                 study.last_activity = min(study.last_activity, now)
+                study.last_sign = None if study.last_sign is None else min(study.last_sign, now)
         self._now = now
         return now
 
@@ -161,17 +185,19 @@ class Assembly:
         if study.absent:
             why = f"{len(study.absent)} earlier images were removed after reporting: push the whole study again"
             return Waiting(study_uid, f"waiting: {why}")
-        quiet = now - study.last_activity >= self._quiet
+        patience = self._quiet(study)
+        quiet = now >= study.last_activity + patience.seconds  # as next_deadline adds it
         if study.touching and (not quiet or self._bringing(study_uid, study)):
-            senders = ", ".join(sorted({self._associations[a].sender for a in study.touching}))
+            senders = ", ".join(sorted({self._associations[a].sender.ae_title for a in study.touching}))
             return Waiting(study_uid, f"waiting: an association of {senders} is open")
         verdict = "an association that brought it is still open" if study.touching else _by_content(study_uid, study)
         if isinstance(verdict, Complete):
             return verdict
         if quiet:
-            why = f"nothing came for {self._quiet:g} s after {len(study.instances)} instances; {verdict}"
+            after = f"after {len(study.instances)} instances"
+            why = f"nothing came for {patience.seconds:g} s ({patience.source}) {after}; {verdict}"
             return Complete(study_uid, "quiet", why)
-        return Waiting(study_uid, f"waiting for {self._quiet:g} s of quiet: {verdict}")
+        return Waiting(study_uid, f"waiting for {patience.seconds:g} s of quiet ({patience.source}): {verdict}")
 
 
 def _unfinished(study: _Study) -> str:

@@ -75,7 +75,7 @@ class Receiver:
         senders: Senders,
         has_room: Callable[[], bool],
         store: Callable[[StoreRequest], None],
-        opened: Callable[[Hashable, str], None],
+        opened: Callable[[Hashable, str, str], None],
         closed: Callable[[Hashable, bool], None],
     ) -> None:
         """has_room: whether new work may be taken; asked before each association and, by `store`, each instance."""
@@ -127,7 +127,7 @@ class Receiver:
                 "transfer syntaxes that are not taken; send CT images, uncompressed or losslessly compressed",
                 extra={"sender": sender},
             )
-        self._opened(link, sender)
+        self._opened(link, sender, link.peer)
 
     def admits(self) -> Rejection | None:
         """See `wire.link.Answers`."""

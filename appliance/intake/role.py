@@ -14,6 +14,7 @@ from pathlib import Path
 
 from appliance.intake.assembly import Assembly, Complete, Waiting
 from appliance.intake.ledger import IntakeLedger
+from appliance.intake.pacing import Pace, PaceBook, Sender
 from appliance.intake.receiver import Receiver
 from appliance.intake.senders import Senders
 from appliance.intake.spool import Spool, prunable
@@ -42,7 +43,7 @@ class ReceiverRole:
         limits: Limits,
         spool: Path,
         ledger: IntakeLedger,
-        quiet_seconds: float,
+        quiet_seconds: float | None,
         min_free_bytes: int,
         clock: Clock,
         doorbell: Doorbell,
@@ -52,17 +53,20 @@ class ReceiverRole:
         finished: Callable[[], Collection[str]] = frozenset,
         duplicate_content: Callable[[str], None] = lambda study: None,
         senders_file: Path | None = None,
+        paces: PaceBook | None = None,
     ) -> None:
         """finished: ids of hand-overs that are delivered or superseded (only their studies may be pruned).
 
         pseudonym: of a study UID, for log lines. duplicate_content: called with the pseudonym of a study in which
         another content came under a known SOP Instance UID (also in the ledger's reports). senders_file: where to
-        write what is known of the senders (`senders.py`).
+        write what is known of the senders (`senders.py`). quiet_seconds: None where it is to be learned. paces: where
+        what is learned of the senders' gaps is kept.
         """
         self._spool = Spool(spool)
         self._ledger, self._clock, self._doorbell, self._pseudonym = ledger, clock, doorbell, pseudonym
         self._min_free_bytes, self._keep_studies, self._finished = min_free_bytes, keep_studies, finished
-        self._assembly = Assembly(quiet_seconds)
+        self._paces = paces
+        self._assembly = Assembly(quiet_seconds, paces.paces() if paces else None)
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._stopping = False
@@ -125,9 +129,9 @@ class ReceiverRole:
             self._thread.join()
         self._write_senders()
 
-    def _association_opened(self, association: Hashable, sender: str) -> None:
+    def _association_opened(self, association: Hashable, sender: str, address: str) -> None:
         with self._lock:
-            self._assembly.association_opened(association, sender)
+            self._assembly.association_opened(association, sender, address)
 
     def _association_closed(self, association: Hashable, released: bool) -> None:
         with self._lock:
@@ -157,11 +161,22 @@ class ReceiverRole:
                 else:
                     self._note(decision)
             now, deadline = self._clock.monotonic(), self._assembly.next_deadline()
+            learned = self._assembly.pacing.changed()
+        self._keep_paces(learned)
         self._write_senders()
         if now >= self._next_prune:
             self._next_prune = now + _PRUNE_S
             self._prune()
         return _LOOK_S if deadline is None else min(_LOOK_S, max(0.01, deadline - now))
+
+    def _keep_paces(self, learned: Sequence[tuple[Sender, Pace]]) -> None:
+        if self._paces is None:
+            return
+        for sender, pace in learned:
+            try:
+                self._paces.keep(sender, pace)
+            except OneScanError as error:  # what was learned is a convenience: no study waits for it
+                log.warning("what was learned of a sender could not be kept: %s", error)
 
     def _write_senders(self) -> None:
         if self._senders_file is not None:
