@@ -16,6 +16,9 @@ from engines.cascade import Analysis, Budget, Cascade, PatientContext
 from engines.manifest import GoldenAnswer, GoldenCase, Manifest
 from engines.runtime import Runtime
 
+COVERAGE = "coverage"
+"""Stands where a case's name would: no case shows that the bundle works for some cancer."""
+
 
 @dataclass(frozen=True)
 class GoldenOutcome:
@@ -35,9 +38,9 @@ def run_golden(bundle: Bundle, runtime: Runtime, budget: Budget | None = None) -
     outcomes = [_run(case, bundle, cascade) for case in bundle.manifest.golden]
     if untested := _untested(bundle.manifest):
         names = ", ".join(cancer.value for cancer in untested)
-        outcomes.append(GoldenOutcome("coverage", False, f"no golden case shows that this bundle works for {names}"))
+        outcomes.append(GoldenOutcome(COVERAGE, False, f"no golden case shows that this bundle works for {names}"))
     elif not outcomes:
-        outcomes.append(GoldenOutcome("coverage", False, "the bundle has no golden case"))
+        outcomes.append(GoldenOutcome(COVERAGE, False, "the bundle has no golden case"))
     return tuple(outcomes)
 
 

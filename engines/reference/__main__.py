@@ -6,7 +6,11 @@
        patients that it lacks
     2  the first two stages as a bundle, and what they bring up in other patients
     3  the third stage learns from that
-    4  everything as a bundle, its golden cases answered: to be judged and calibrated (`onescan-engines`)
+    4  everything as a bundle, its golden cases answered, and answered again by this machine's fastest runtime: to be
+       judged and calibrated (`onescan-engines`)
+
+`--rehearse` goes the same way with next to no patients and steps, to see that nothing breaks on it. What comes out has
+learned nothing; in a folder with copies of real checkpoints the first stages bring something up for the third.
 
 Every process computes in one thread: two networks side by side get more out of two cores than one network with two
 threads. With CUDA there is one lane.
@@ -21,10 +25,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from core import durable
 from core.errors import EngineError
+from engines.reference.pack import MEMORY_RUNS
 
 Command = tuple[str, ...]
 LANES: tuple[tuple[str, ...], ...] = (("abdomen",), ("localiser", "chest", "lung"))
@@ -32,29 +38,50 @@ LOOKING_LANES: tuple[tuple[str, ...], ...] = (
     ("soft_malignancy",),
     ("lung_malignancy", "pancreas_subtype", "liver_subtype"),
 )
-MINED = 600
-"""Patients whose candidates the third stage learns from."""
 
 
-def steps(work: Path, lanes: int) -> list[list[list[Command]]]:
+@dataclass(frozen=True)
+class Extent:
+    """How much is done. mined: patients whose candidates the third stage learns from. learning, looking,
+    verifying: further arguments of `train`, `characterise` and `pack verify`. memory_runs: how often what a network
+    takes is measured."""
+
+    mined: int = 600
+    learning: Command = ()
+    looking: Command = ()
+    memory_runs: int = MEMORY_RUNS
+    verifying: Command = ()
+
+
+FULL = Extent()
+REHEARSAL = Extent(8, ("--until", "12", "--cases", "3", "--tried-on", "2"), ("--until", "12"), 1, ("--uncovered",))
+
+
+def steps(work: Path, lanes: int, extent: Extent = FULL) -> list[list[list[Command]]]:
     """What is done, in order: each step's lanes, each lane's commands. Modules of this package with arguments."""
     store = ("--store", str(work / "patients"))
-    candidates = str(work / "candidates")
+    candidates, bundle = str(work / "candidates"), str(work / "bundle")
     mine = ("candidates", "--bundle", str(work / "draft"), *store, "--into", candidates)
-    half = MINED // 2
+    half = extent.mined // 2
     mining: list[list[Command]] = [[(*mine, "--first", str(n), "--count", str(half))] for n in (0, half)]
     return [
-        _merged([[("train", n, *store, "--into", str(work / n)) for n in lane] for lane in LANES], lanes),
+        _merged(
+            [[("train", n, *store, "--into", str(work / n), *extent.learning) for n in lane] for lane in LANES], lanes
+        ),
         [[("pack", "stages12", "--from", str(work), "--into", str(work / "draft"))]],
         _merged(mining, lanes),
         _merged(
             [
-                [("characterise", n, *store, "--candidates", candidates, "--into", str(work / n)) for n in lane]
+                [
+                    ("characterise", n, *store, "--candidates", candidates, "--into", str(work / n), *extent.looking)
+                    for n in lane
+                ]
                 for lane in LOOKING_LANES
             ],
             lanes,
         ),
-        [[("pack", "whole", "--from", str(work), "--into", str(work / "bundle"))]],
+        [[("pack", "whole", "--from", str(work), "--into", bundle, "--memory-runs", str(extent.memory_runs))]],
+        [[("pack", "verify", "--from", bundle, *extent.verifying)]],
     ]
 
 
@@ -100,13 +127,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m engines.reference", description=main.__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for patients, checkpoints and bundles (30 GB)")
     parser.add_argument("--lanes", type=int, choices=(1, 2), default=2, help="networks that learn at once")
+    parser.add_argument("--rehearse", action="store_true", help="next to no patients and steps, in minutes")
     a = parser.parse_args()
     if importlib.util.find_spec("torch") is None:
         print("onescan: training needs torch: pip install onescan[reference,cpu]", file=sys.stderr)
         return 1
     durable.make_folder(a.work)
     try:
-        for step in steps(a.work, a.lanes):
+        for step in steps(a.work, a.lanes, REHEARSAL if a.rehearse else FULL):
             run_step(step)
     except EngineError as error:
         print(f"onescan: {error}. {error.remedy()}", file=sys.stderr)

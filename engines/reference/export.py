@@ -1,4 +1,8 @@
-"""Checkpoint → ONNX opset 17, float32, batch norms folded into the convolutions.
+"""Checkpoint → ONNX opset 17, float32, batch norms folded into the convolutions; weights rounded to fp16's ten bits.
+
+Rounded, and yet float32: the low bits of a weight are noise that no compression can make smaller, and every runtime
+reads plain float32. A bundle takes three fifths of the room in git and in a package, and half precision on a device
+changes the weights no further.
 
 a map           input `image` (1, 1, Z, Y, X), output `logits` (1, C, Z, Y, X); Z, Y, X dynamic
 a characteriser input `image` (1, 2, Z, Y, X) of fixed size, output `logits` (1, C)
@@ -15,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from onnx import numpy_helper
 
 from core.errors import EngineError
 from core.volume import Index
@@ -23,8 +28,11 @@ from engines.reference.recipes import CharacteriserRecipe, Recipe
 from engines.runtime.onnx import OnnxRuntime
 
 OPSET = 17
-_AGREES_WITHIN = 1e-3
-"""Largest allowed difference to torch, relative to the largest logit: both compute in fp32."""
+_DROPPED = 13
+"""Of a float32's 23 bits behind the point."""
+EXACT, COMPACT = 1e-3, 3e-3
+"""Largest allowed differences to torch. Both compute in fp32, so as exported it is 1e-6. Rounded weights make it 1e-3
+in the abdomen's network, a seventh of what computing in bf16 does."""
 
 
 def load_trained(recipe: Recipe | CharacteriserRecipe, folder: Path) -> Any:
@@ -62,6 +70,24 @@ def to_onnx(model: Any, recipe: Recipe | CharacteriserRecipe) -> bytes:
     return bytes(proto.SerializeToString())
 
 
+def compact(content: bytes) -> bytes:
+    """The same network with `rounded` weights: no smaller by itself, but it compresses."""
+    proto = onnx.load_from_string(content)
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(rounded(numpy_helper.to_array(tensor)), tensor.name))
+    return bytes(proto.SerializeToString())
+
+
+def rounded(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """float32 whose significands have ten bits behind the point, as fp16's have; to nearest, ties to even."""
+    bits = np.ascontiguousarray(weights).view(np.uint32)
+    odd = (bits >> _DROPPED) & np.uint32(1)
+    half = np.uint32(2 ** (_DROPPED - 1) - 1)
+    kept = (bits + half + odd) & ~np.uint32(2**_DROPPED - 1)
+    return np.asarray(kept.view(np.float32).reshape(weights.shape), np.float32)
+
+
 def input_shapes(recipe: Recipe | CharacteriserRecipe) -> Sequence[Index]:
     """Shapes (z, y, x) to try a network on."""
     if isinstance(recipe, CharacteriserRecipe):
@@ -70,8 +96,9 @@ def input_shapes(recipe: Recipe | CharacteriserRecipe) -> Sequence[Index]:
     return [(4 * m, 3 * m, 5 * m), (5 * m, 4 * m, 3 * m)]
 
 
-def check_against_torch(model: Any, recipe: Recipe | CharacteriserRecipe, path: Path) -> float:
-    """Largest relative difference of ONNX Runtime to torch; EngineError if it is too large."""
+def check_against_torch(model: Any, recipe: Recipe | CharacteriserRecipe, path: Path, within: float) -> float:
+    """Largest difference of ONNX Runtime to torch, relative to the largest logit; EngineError if it is beyond `within`:
+    EXACT as exported, COMPACT with rounded weights."""
     network = OnnxRuntime(1).load(path)
     rng = np.random.Generator(np.random.PCG64(0))
     channels = 2 if isinstance(recipe, CharacteriserRecipe) else 1
@@ -82,6 +109,6 @@ def check_against_torch(model: Any, recipe: Recipe | CharacteriserRecipe, path: 
             expected = model(torch.from_numpy(image)).numpy()
         difference = np.abs(network.run(image) - expected).max() / np.abs(expected).max()
         worst = max(worst, float(difference))
-    if worst > _AGREES_WITHIN:
+    if worst > within:
         raise EngineError(f"{recipe.name}: ONNX differs from torch by {worst:.1e} of the largest logit")
     return worst

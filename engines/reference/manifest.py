@@ -6,6 +6,8 @@ both from an evaluation.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from core.finding import Cancer
 from engines.manifest import (
     CancerModel,
@@ -46,10 +48,10 @@ _SEEDED = 0.3
 """Probability from which a voxel belongs to a candidate: below one half, because stage 3 looks again."""
 
 
-def networks(characterised: bool) -> tuple[Network, ...]:
-    """All networks; without those of stage 3 where they are yet to be trained."""
+def networks(characterisers: Collection[str]) -> tuple[Network, ...]:
+    """All networks of stages 1 and 2, and those of stage 3 that are named."""
     first = tuple(_map_network(recipe) for recipe in RECIPES.values())
-    return first + tuple(_looking_network(recipe) for recipe in CHARACTERISERS.values()) if characterised else first
+    return first + tuple(_looking_network(r) for r in CHARACTERISERS.values() if r.name in characterisers)
 
 
 def _map_network(recipe: Recipe) -> Network:
@@ -94,8 +96,8 @@ def organs() -> tuple[Organ, ...]:
     )
 
 
-def model_of(cancer: Cancer, characterised: bool) -> CancerModel:
-    """How one cancer is looked for."""
+def model_of(cancer: Cancer, characterisers: Collection[str]) -> CancerModel:
+    """How one cancer is looked for. characterisers: networks of stage 3 that there are."""
     detector = next(r.name for r in RECIPES.values() if cancer in r.cancers)
     none = Evidence(
         kind="synthetic", cohort="none: draft", n_positive=0, n_negative=0,
@@ -107,7 +109,7 @@ def model_of(cancer: Cancer, characterised: bool) -> CancerModel:
         network=detector,
         label=cancer.value,
         extraction=Extraction(probability=_SEEDED, min_volume_mm3=100, min_diameter_mm=5, score="peak"),
-        characterisers=_questions(cancer) if characterised else (),
+        characterisers=_questions(cancer, characterisers),
         negative_below=_THRESHOLD,
         positive_above=0.5,
         operating_points=(
@@ -126,10 +128,10 @@ def model_of(cancer: Cancer, characterised: bool) -> CancerModel:
 _THRESHOLD = 0.001
 
 
-def _questions(cancer: Cancer) -> tuple[Characteriser, ...]:
+def _questions(cancer: Cancer, characterisers: Collection[str]) -> tuple[Characteriser, ...]:
     asked = []
     for recipe in CHARACTERISERS.values():
-        if cancer not in recipe.cancers:
+        if cancer not in recipe.cancers or recipe.name not in characterisers:
             continue
         malignancy = recipe.question == "malignancy"
         label = cancer.value if malignancy else None
@@ -139,11 +141,14 @@ def _questions(cancer: Cancer) -> tuple[Characteriser, ...]:
 
 def draft(
     version: str,
-    characterised: bool,
+    characterisers: Collection[str],
     golden: tuple[GoldenCase, ...] = (),
     measured: tuple[Network, ...] | None = None,
 ) -> ManifestDraft:
-    """Everything that the manifest says but files and evidence. measured: the networks with the memory they take."""
+    """Everything that the manifest says but files and evidence.
+
+    characterisers: networks of stage 3 that there are. measured: the networks with the memory they take.
+    """
     return ManifestDraft(
         name="reference",
         version=version,
@@ -155,8 +160,8 @@ def draft(
             "phantoms only; no performance on people is claimed. Never for clinical use."
         ),
         licence="Apache-2.0",
-        networks=measured or networks(characterised),
+        networks=measured or networks(characterisers),
         organs=organs(),
-        cancers=tuple(model_of(cancer, characterised) for cancer in Cancer),
+        cancers=tuple(model_of(cancer, characterisers) for cancer in Cancer),
         golden=golden,
     )

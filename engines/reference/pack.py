@@ -2,11 +2,13 @@
 
     python -m engines.reference.pack stages12 --from var/reference --into var/reference/draft     to mine candidates
     python -m engines.reference.pack whole    --from var/reference --into var/reference/bundle    to be judged
+    python -m engines.reference.pack verify   --from var/reference/bundle                         golden cases, here
     python -m engines.reference.pack again    --from OLD --into NEW                               needs no training
 
-`again` makes a finished bundle anew with today's model card and licence, its memory measured again; networks,
-thresholds, evidence and golden cases stay. What a bundle may claim is written into it by `onescan-engines calibrate`,
-from an evaluation on patients that took no part in any of this.
+`whole` leaves out networks of the third stage that had nothing to learn from, and says so. `again` makes a finished
+bundle anew with today's model card and licence, its memory measured again; networks, thresholds, evidence and golden
+cases stay. What a bundle may claim is written into it by `onescan-engines calibrate`, from an evaluation on patients
+that took no part in any of this.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from core import durable
+from core.errors import EngineError
 from core.finding import Cancer
 from core.volume import Geometry, Volume
 from engines import volumefile
@@ -25,9 +28,11 @@ from engines.bundle import Bundle, Content, open_bundle, write_bundle
 from engines.cascade import Analysis, Cascade, PatientContext
 from engines.manifest import GoldenAnswer, GoldenCase, GoldenOrgan, ManifestDraft, Network
 from engines.measuring.memory import with_memory
+from engines.parity import COVERAGE, run_golden
 from engines.phantom.torso import Kernel, Person, Scan, build, render, sample_person
 from engines.reference.manifest import draft
 from engines.reference.recipes import CHARACTERISERS, RECIPES, CharacteriserRecipe, Recipe
+from engines.runtime.choice import choose
 from engines.runtime.onnx import OnnxRuntime
 
 VERSION = "0.2.0"
@@ -87,26 +92,36 @@ def golden_case(name: str, person: Person, analysis: Analysis) -> GoldenCase:
 
 
 def exported(trained: Path, recipes: Sequence[Recipe | CharacteriserRecipe], scratch: Path) -> list[Content]:
-    """The ONNX files, each compared with torch."""
-    from engines.reference.export import check_against_torch, load_trained, to_onnx  # torch: `again` does without
+    """The ONNX files, each compared with torch before its weights are rounded and after."""
+    from engines.reference import export  # torch: `again` and `verify` do without
 
     contents = []
     durable.make_folder(scratch)
     for recipe in recipes:
-        model = load_trained(recipe, trained / recipe.name)
-        path = scratch / f"{recipe.name}.onnx"
-        durable.write_bytes(path, to_onnx(model, recipe))
-        difference = check_against_torch(model, recipe, path)
-        print(f"{recipe.name}: {path.stat().st_size} bytes, ONNX = torch within {difference:.1e}")
+        model = export.load_trained(recipe, trained / recipe.name)
+        path, content = scratch / f"{recipe.name}.onnx", export.to_onnx(model, recipe)
+        differences = []
+        for form, within in ((content, export.EXACT), (export.compact(content), export.COMPACT)):
+            durable.write_bytes(path, form)
+            differences.append(f"{export.check_against_torch(model, recipe, path, within):.1e}")
+        print(f"{recipe.name}: {path.stat().st_size} bytes, ONNX = torch within {', rounded '.join(differences)}")
         contents.append(Content(path.name, "network", path))
     return contents
 
 
-def pack(trained: Path, into: Path, whole: bool, version: str = VERSION) -> Bundle:
+def looking(trained: Path) -> list[CharacteriserRecipe]:
+    """The recipes of the third stage whose networks were trained."""
+    there = [recipe for recipe in CHARACTERISERS.values() if (trained / recipe.name / "checkpoint.pt").exists()]
+    for name in sorted(CHARACTERISERS.keys() - {recipe.name for recipe in there}):
+        print(f"{name}: left out, it has not been trained")
+    return there
+
+
+def pack(trained: Path, into: Path, whole: bool, version: str = VERSION, memory_runs: int = MEMORY_RUNS) -> Bundle:
     """Export, answer the golden cases in fp32, write the bundle. An existing bundle in `into` is replaced."""
-    recipes: list[Recipe | CharacteriserRecipe] = list(RECIPES.values())
-    if whole:
-        recipes += CHARACTERISERS.values()
+    third = looking(trained) if whole else []
+    recipes: list[Recipe | CharacteriserRecipe] = [*RECIPES.values(), *third]
+    names = [recipe.name for recipe in third]
     contents = [*exported(trained, recipes, trained / "onnx"), *(TEXTS if whole else TEXTS[:1])]
     golden: tuple[GoldenCase, ...] = ()
     networks: tuple[Network, ...] | None = None
@@ -114,14 +129,14 @@ def pack(trained: Path, into: Path, whole: bool, version: str = VERSION) -> Bund
         inputs = {name: golden_input(*drawn) for name, drawn in GOLDEN.items()}
         first = trained / "without-golden"
         durable.remove_tree(first)
-        unmeasured = write_bundle(first, draft(version, whole), contents)
+        unmeasured = write_bundle(first, draft(version, names), contents)
         cascade = Cascade(unmeasured, OnnxRuntime(1))
         golden = tuple(_answered(name, *inputs[name], cascade) for name in inputs)
-        networks = with_memory(unmeasured, say=print, runs=MEMORY_RUNS)
+        networks = with_memory(unmeasured, say=print, runs=memory_runs)
         contents += [Content(f"golden-{n}.npz", "golden", volumefile.to_bytes(v)) for n, (_, v) in inputs.items()]
     durable.remove_tree(into)
     durable.make_folder(into.parent)
-    return write_bundle(into, draft(version, whole, golden, networks), contents)
+    return write_bundle(into, draft(version, names, golden, networks), contents)
 
 
 def again(old: Bundle, into: Path, version: str) -> Bundle:
@@ -131,6 +146,19 @@ def again(old: Bundle, into: Path, version: str) -> Bundle:
     fields = old.manifest.model_dump(exclude={"files"})
     changed = {**fields, "version": version, "networks": with_memory(old, say=print, runs=MEMORY_RUNS)}
     return write_bundle(into, ManifestDraft.model_validate(changed), contents)
+
+
+def verify(bundle: Bundle, uncovered: bool = False) -> None:
+    """The golden cases on this machine's fastest runtime; EngineError where one differs, or (not if `uncovered`) a
+    cancer is answered in none."""
+    outcomes = run_golden(bundle, choose(threads=1, networks=bundle.networks).runtime)
+    for outcome in outcomes:
+        print(f"golden case {outcome.case}: {'same' if outcome.passed else 'DIFFERS'}: {outcome.detail}")
+    if failed := [o.case for o in outcomes if not o.passed and not (uncovered and o.case == COVERAGE)]:
+        raise EngineError(
+            f"this machine does not get what the golden cases of {bundle.folder} say: {', '.join(failed)}",
+            remedy="Compare the precisions with `onescan-engines compare`: a score near a threshold moves with bf16.",
+        )
 
 
 def _answered(name: str, person: Person, volume: Volume, cascade: Cascade) -> GoldenCase:
@@ -143,15 +171,22 @@ def _answered(name: str, person: Person, volume: Volume, cascade: Cascade) -> Go
 def main() -> None:
     """Assemble a bundle; see the module's docstring."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("what", choices=("stages12", "whole", "again"))
-    parser.add_argument("--from", dest="trained", type=Path, required=True, help="folder of training; again: a bundle")
+    parser.add_argument("what", choices=("stages12", "whole", "verify", "again"))
+    parser.add_argument("--from", dest="trained", type=Path, required=True, help="folder of training, or a bundle")
     parser.add_argument("--version", default=VERSION)
-    parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--into", type=Path)
+    parser.add_argument("--memory-runs", type=int, default=MEMORY_RUNS, help="measurements of what a network takes")
+    parser.add_argument("--uncovered", action="store_true", help="verify: also without an answer for every cancer")
     a = parser.parse_args()
+    if a.what == "verify":
+        verify(open_bundle(a.trained), a.uncovered)
+        return
+    if a.into is None:
+        parser.error("--into is missing")
     if a.what == "again":
         bundle = again(open_bundle(a.trained), a.into, a.version)
     else:
-        bundle = pack(a.trained, a.into, a.what == "whole", a.version)
+        bundle = pack(a.trained, a.into, a.what == "whole", a.version, a.memory_runs)
     print(f"{a.into}: bundle {open_bundle(a.into).digest}, {sum(f.size for f in bundle.manifest.files)} bytes")
 
 

@@ -6,7 +6,7 @@ python -m engines.reference.train abdomen --store var/reference/patients --into 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -142,16 +142,24 @@ def main() -> None:
     parser.add_argument("--into", type=Path, required=True, help="folder for checkpoint and logs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--until", type=int, help="stop after this step; a later call goes on")
+    parser.add_argument("--cases", type=int, help="learn from at most so many patients")
+    parser.add_argument("--tried-on", type=int, default=_VALIDATED, help="patients that a network is tried on")
     parser.add_argument("--threads", type=int, default=1)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
-    recipe = RECIPES[a.network]
+    recipe = RECIPES[a.network] if a.cases is None else of_few(RECIPES[a.network], a.cases)
     store = Store(a.store)
     training = Training(Mapping(recipe, source_of(recipe, store)), a.into, a.seed)
     for stop in stops(recipe.iterations, a.until):
         training.run(stop)
         if not training.was_told("validation"):
-            training.tell({"validation": report(recipe, training.average, store, _VALIDATED, training.device)})
+            training.tell({"validation": report(recipe, training.average, store, a.tried_on, training.device)})
+
+
+def of_few(recipe: Recipe, cases: int) -> Recipe:
+    """The recipe with a pool of at most `cases` patients."""
+    first, most, at = recipe.cases
+    return replace(recipe, cases=(min(first, cases), min(most, cases), at))
 
 
 def stops(iterations: int, until: int | None) -> list[int]:

@@ -58,8 +58,8 @@ def test_every_cancer_has_one_detector_one_organ_and_one_look_at_malignancy() ->
 
 
 def test_the_manifest_resolves_with_and_without_the_third_stage() -> None:
-    for characterised in (False, True):
-        manifest = draft("0.0.1", characterised)
+    for characterisers in ((), ("soft_malignancy",), tuple(CHARACTERISERS)):
+        manifest = draft("0.0.1", characterisers)
         assert manifest.unresolved() == ()
         assert manifest.synthetic
         assert len(manifest.cancers) == 7

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import EngineError
-from engines.reference.__main__ import LANES, LOOKING_LANES, run_step, steps
+from engines.reference.__main__ import FULL, LANES, LOOKING_LANES, REHEARSAL, run_step, steps
 from engines.reference.recipes import CHARACTERISERS, RECIPES
 
 
@@ -19,8 +19,16 @@ def test_every_network_is_trained_once() -> None:
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_the_third_stage_waits_for_the_first_two(lanes: int) -> None:
     order = [[command[0] for lane in step for command in lane] for step in steps(Path("work"), lanes)]
-    assert [set(step) for step in order] == [{"train"}, {"pack"}, {"candidates"}, {"characterise"}, {"pack"}]
+    assert [set(step) for step in order] == [{"train"}, {"pack"}, {"candidates"}, {"characterise"}, {"pack"}, {"pack"}]
     assert all(len(step) <= lanes for step in steps(Path("work"), lanes))
+
+
+def test_a_rehearsal_goes_the_same_way_with_less() -> None:
+    for full, small in zip(steps(Path("w"), 2, FULL), steps(Path("w"), 2, REHEARSAL), strict=True):
+        for lane, short in zip(full, small, strict=True):
+            assert [command[:2] for command in lane] == [command[:2] for command in short]
+    mining = [lane[0] for lane in steps(Path("w"), 2, REHEARSAL)[2]]
+    assert [(c[c.index("--first") + 1], c[c.index("--count") + 1]) for c in mining] == [("0", "4"), ("4", "4")]
 
 
 def test_a_failure_is_named_and_stops_the_other_lane(capfd: pytest.CaptureFixture[str]) -> None:

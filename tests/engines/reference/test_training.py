@@ -17,15 +17,16 @@ if importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxru
 
 import torch
 
+from core.errors import EngineError
 from core.finding import Cancer
 from engines.reference.candidates import Known
-from engines.reference.characterise import Looking, class_of
-from engines.reference.export import check_against_torch, load_trained, to_onnx
+from engines.reference.characterise import Looking, NothingToLearn, class_of
+from engines.reference.export import EXACT, check_against_torch, compact, load_trained, rounded, to_onnx
 from engines.reference.loop import Training
 from engines.reference.network import UNet
 from engines.reference.patients import Patient, Store
 from engines.reference.recipes import CHARACTERISERS, RECIPES, CharacteriserRecipe, Recipe
-from engines.reference.train import Mapping, map_loss, peak_loss, source_of, stops
+from engines.reference.train import Mapping, map_loss, of_few, peak_loss, source_of, stops
 from engines.reference.validate import Score, figures, tiled
 from tests.engines.reference.conftest import SEED
 
@@ -118,7 +119,35 @@ def test_exported_onnx_agrees_with_torch(
     model = load_trained(recipe, tmp_path)
     path = tmp_path / "network.onnx"
     path.write_bytes(to_onnx(model, recipe))
-    assert check_against_torch(model, recipe, path) < 1e-4
+    assert check_against_torch(model, recipe, path, EXACT) < 1e-4
+    path.write_bytes(compact(path.read_bytes()))
+    assert 0 < check_against_torch(model, recipe, path, 0.02) < 0.02
+    with pytest.raises(EngineError, match="differs from torch"):
+        check_against_torch(model, recipe, path, 0.0)
+
+
+def test_weights_are_rounded_as_fp16_would_and_keep_their_range() -> None:
+    weights = np.random.default_rng(0).standard_normal((7, 3, 5)).astype(np.float32)
+    assert np.array_equal(rounded(weights), weights.astype(np.float16).astype(np.float32))
+    far = np.array([1e-30, -3e20, 0.0], np.float32)  # beyond fp16, which would make 0 and infinity of them
+    assert np.allclose(rounded(far), far, rtol=2**-11)
+    tie = np.array([1 + 2**-11, 1 + 3 * 2**-11], np.float32)
+    assert rounded(tie).tolist() == [1.0, 1 + 2**-9]
+
+
+def test_a_label_without_candidates_is_not_drawn_and_one_kind_alone_teaches_nothing(
+    tmp_path: Path, store: Store, patient: Patient
+) -> None:
+    soft = replace(CHARACTERISERS["soft_malignancy"], features=(4, 8), block=(16, 16, 16), batch=2, iterations=6)
+    rows = [known(patient, "", "liver"), known(patient, "liver", "liver")]
+    task = Looking(soft, store, rows)
+    drawn = {task._group(np.random.default_rng(i)) for i in range(40)}
+    assert drawn == {0, soft.labels.index("liver")}
+    assert task.describe()["candidates"]["stomach"] == 0
+    Training(task, tmp_path, 1).run(1)
+    for only in ([], rows[:1], rows[1:]):
+        with pytest.raises(NothingToLearn, match="two kinds"):
+            Looking(soft, store, only)
 
 
 def test_losses_are_small_where_all_is_right_and_large_where_it_is_not() -> None:
@@ -165,3 +194,6 @@ def test_figures_of_separated_and_mixed_scores() -> None:
 def test_a_network_is_tried_on_its_way_and_at_its_end() -> None:
     assert stops(600, None) == [100, 200, 400, 600]
     assert stops(600, 150) == [100, 150]
+    few = of_few(RECIPES["abdomen"], 3)
+    assert [few.pool(step) for step in (0, 15000, 30000)] == [3, 3, 3]
+    assert of_few(RECIPES["abdomen"], 10**6) == RECIPES["abdomen"]
