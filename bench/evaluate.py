@@ -27,12 +27,13 @@ from engines.bundle import Bundle
 from engines.commands.options import REFERENCE
 from engines.evaluation import statistics as stats
 from engines.evaluation.figures import Evaluation
-from engines.evaluation.measuring import Results, Wanted, evaluate
+from engines.evaluation.measuring import Results, evaluate
 from engines.evaluation.report.page import page
 from engines.evaluation.results import read_cases
 from engines.evaluation.running import run_cases
 from engines.evaluation.studies import Source
 from engines.evaluation.torsos import Torsos, cohort_settings, complete_seeds
+from engines.evaluation.wanted import Wanted
 from engines.phantom.torso.cohort import Order, make
 
 FIRST = 7_000_000

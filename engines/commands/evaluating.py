@@ -32,9 +32,10 @@ from engines.evaluation.cases import CaseSet
 
 if TYPE_CHECKING:
     from engines.evaluation.figures import Comparison, Evaluation, Proportion
-    from engines.evaluation.measuring import Results, Wanted
+    from engines.evaluation.measuring import Results
     from engines.evaluation.results import Run
     from engines.evaluation.studies import Source
+    from engines.evaluation.wanted import Wanted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -155,7 +156,7 @@ def report(
 
     Example: `onescan-engines evaluate report healthy/ ill/ --prevalence lung=0.01 --to report/`
     """
-    from engines.evaluation.measuring import Wanted
+    from engines.evaluation.wanted import Wanted
 
     general, special = _prevalences(prevalence or [])
     wanted = Wanted(

@@ -10,6 +10,7 @@ It is given what no network gets, the true outline of the organ. Where it does w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from core.errors import ConfigError
+from core.finding import Cancer
 from core.volume import Vector
 
 Polarity = Literal["brighter", "darker"]
@@ -36,6 +38,10 @@ class Rule:
     smooth_mm: float
     absolute: bool = False
 
+    def __str__(self) -> str:
+        above = "0 HU" if self.absolute else "the organ's median"
+        return f"{self.contrast_hu:g} HU {self.polarity} than {above}, averaged over {self.smooth_mm:g} mm"
+
 
 _BRIGHTER = (4.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 70.0, 100.0, 130.0, 160.0, 250.0, 400.0, 600.0, 750.0, 830.0)
 _DARKER = (4.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 100.0)
@@ -46,6 +52,17 @@ RULES: tuple[Rule, ...] = tuple(
     + [Rule("brighter", hu, smooth, absolute=True) for smooth in (3.0, 6.0) for hu in _HU]
 )
 """Every rule that is tried. Contrasts up to 20 HU are those of solid and hollow organs, large ones those of lungs."""
+BEST: Mapping[Cancer, Rule] = {
+    Cancer.PANCREAS: Rule("brighter", 45.0, 3.0, absolute=True),
+    Cancer.OESOPHAGUS: Rule("darker", 14.0, 3.0),
+    Cancer.LUNG: Rule("brighter", 5.0, 3.0, absolute=True),
+    Cancer.BREAST: Rule("brighter", 45.0, 3.0, absolute=True),
+    Cancer.LIVER: Rule("darker", 10.0, 3.0),
+    Cancer.STOMACH: Rule("brighter", 40.0, 6.0, absolute=True),
+    Cancer.COLORECTUM: Rule("brighter", 35.0, 6.0, absolute=True),
+}
+"""Those of RULES that find most at 99.9 % specificity (bench/phantom_ease.py, law of difficulty 2, seeds 50,000 and
+60,000 onwards; docs/phantoms.md). Whoever is judged beside a bundle had no part in it."""
 
 
 @dataclass(frozen=True)

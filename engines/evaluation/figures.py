@@ -81,6 +81,19 @@ class Lesions(Part):
     marks_on: Mapping[str, int] = Field(description="what false marks lie on; '': nothing known")
 
 
+class BaselineFigures(Part):
+    """The threshold detector of contrast and size in the true outline of the organ, on the same cases.
+
+    Its rule was chosen on other people, its size on these, so that it has no more false alarms than the bundle has
+    wrong answers among those without the cancer: an upper limit.
+    """
+
+    rule: str = Field(description="what is marked, in words")
+    from_mm: float = Field(ge=0, description="diameter from which on a mark counts as a cancer")
+    sensitivity: Proportion
+    specificity: Proportion
+
+
 class CalibrationBin(Part):
     """Cases of similar score."""
 
@@ -150,6 +163,9 @@ class CancerFigures(Part):
     roc: tuple[CurvePoint, ...] = Field(description="x: false positive rate; y: sensitivity")
     lesions: Lesions | None = Field(description="null where nobody outlined lesions")
     calibration: CalibrationFigures | None
+    baseline: BaselineFigures | None = Field(
+        default=None, description="the threshold detector beside the bundle; null where organs were not outlined"
+    )
     breakdowns: tuple[Breakdown, ...]
     misses: tuple[HardCase, ...] = Field(description="of those who have it: not called positive, lowest score first")
     false_alarms: tuple[HardCase, ...] = Field(description="called positive without it, highest score first")

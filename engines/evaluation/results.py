@@ -55,6 +55,9 @@ class CancerResult(Part):
     reason: Reason | None = Field(default=None, description="why it was not analysed")
     score: Share | None = Field(default=None, description="calibrated case score, which thresholds are on")
     raw: Share | None = Field(default=None, description="case score before calibration")
+    baseline_mm: float | None = Field(
+        default=None, ge=0, description="largest mark of the threshold detector in the organ's true outline; null: none"
+    )
     marked: bool = Field(default=False, description="truth has lesions, and marks were compared with them")
     lesions: tuple[TrueLesion, ...] = ()
     marks: tuple[FalseMark, ...] = ()

@@ -21,6 +21,7 @@ from engines.cascade.candidates import Candidate
 from engines.cascade.orientation import orientation_of
 from engines.cascade.region import Region
 from engines.cascade.rules import case_score
+from engines.evaluation.baseline import BEST, marks_mm
 from engines.evaluation.froc import OVERLAP
 from engines.evaluation.pictures import draw
 from engines.evaluation.results import CancerResult, CaseResult, FalseMark, TrueLesion
@@ -101,6 +102,7 @@ def _result(study: Study, cancer: Cancer, answer: Answer, look: Look | None, hit
         reason=answer.reason,
         score=_short(answer.score),
         raw=_short(raw),
+        baseline_mm=_baseline(study, cancer),
         marked=study.marks is not None,
         lesions=tuple(_lesion(f, best[f.number]) for f in _seen(study, cancer)),
         marks=tuple(
@@ -108,6 +110,17 @@ def _result(study: Study, cancer: Cancer, answer: Answer, look: Look | None, hit
             for h in false[:MOST_MARKS]
         ),
     )
+
+
+def _baseline(study: Study, cancer: Cancer) -> float | None:
+    """What the threshold detector says; None where nobody outlined the organ, or the scan shows nothing of it."""
+    if study.organ is None or not isinstance(study.volume, Volume):
+        return None
+    outline = study.organ(cancer)
+    if not outline.any():
+        return None
+    spacing = study.volume.geometry.spacing_mm
+    return round(float(marks_mm(study.volume.hu, outline, spacing, (BEST[cancer],))[0]), 2)
 
 
 def _seen(study: Study, cancer: Cancer) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from engines.evaluation.cases import CaseSet, Truth
 from engines.evaluation.results import Value
 
 Labels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Study:
 
     volume: or why there is none. truth: of each cancer that is to be judged. marks: uint8 (z, y, x) as the volume, 0 or
     a finding's number; None: nobody outlined anything. whole: which cancers' organs are in the scan from end to end;
-    empty: not known. attributes: what figures are broken down by.
+    empty: not known. organ: the true outline of a cancer's organ, (z, y, x) as the volume; None: nobody drew it.
+    attributes: what figures are broken down by.
     """
 
     case: int
@@ -49,6 +51,7 @@ class Study:
     findings: tuple[Finding, ...] = ()
     marks: Labels | None = None
     whole: Mapping[Cancer, bool] | None = None
+    organ: Callable[[Cancer], Mask] | None = None
 
 
 class Source(Protocol):

@@ -149,6 +149,7 @@ def study_of(
         findings=findings,
         marks=lesions,
         whole=whole,
+        organ=None if organs is None else lambda cancer: organ_mask(organs, cancer.value),
     )
 
 

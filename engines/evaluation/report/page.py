@@ -31,6 +31,7 @@ def page(found: Evaluation, folders: Sequence[Path]) -> str:
             summary=_summary(found.goals),
             lows={what: _low(found.goals, what) for what in ("sensitivity", "specificity", "healthy")},
             word="synthetic " if found.synthetic else "",
+            compared=any(part.baseline for part in found.cancers),
             plots={part.cancer: _plots(part) for part in found.cancers},
             pictures=lambda cancer, cases: _pictures(folders, cancer, cases),
         )

@@ -12,14 +12,16 @@ import pytest
 
 from core.errors import ConfigError
 from core.finding import Cancer, Reason, Verdict
+from engines.evaluation.beside import beside
 from engines.evaluation.comparing import compare
 from engines.evaluation.counting import counts, right
 from engines.evaluation.figures import Evaluation, schema
 from engines.evaluation.grouping import by_attribute
 from engines.evaluation.handing_on import case_file
-from engines.evaluation.measuring import Results, Wanted, evaluate
+from engines.evaluation.measuring import Results, evaluate
 from engines.evaluation.report.page import comparison_page, page, percent
 from engines.evaluation.results import CancerResult, CaseResult
+from engines.evaluation.wanted import Wanted
 from tests.engines.evaluation.toys import KINDS, ran
 
 NOW = dt.datetime(2026, 11, 25, tzinfo=dt.timezone.utc)
@@ -50,6 +52,13 @@ def test_the_figures_are_those_counted_by_hand(toys: tuple[Path, Results]) -> No
     assert lung.lesions.marks_on == {"dense": 1}
     assert (found.healthy.unflagged.hits, found.healthy.unflagged.n) == (2, 3)
     assert found.healthy.flagged_for == {LUNG: 1, LIVER: 0}
+    assert lung.baseline is not None
+    assert liver.baseline is not None
+    # at one false alarm, as the bundle; the small lesion is lost in the mean over 3 mm
+    assert (lung.baseline.sensitivity.hits, lung.baseline.sensitivity.n) == (1, 2)
+    assert (lung.baseline.specificity.hits, lung.baseline.specificity.n) == (4, 5)
+    assert liver.baseline.sensitivity.hits == 0  # they are brighter, or as faint as the liver; the rule asks for darker
+    assert liver.baseline.specificity.hits == 5
     assert {goal.key: goal.outcome for goal in found.goals} == {
         "lung_sensitivity": "missed",
         "lung_specificity": "missed",
@@ -57,6 +66,24 @@ def test_the_figures_are_those_counted_by_hand(toys: tuple[Path, Results]) -> No
         "liver_specificity": "met",
         "healthy": "missed",
     }
+
+
+def test_the_threshold_detector_may_raise_as_many_false_alarms_as_the_bundle_and_no_more() -> None:
+    def sized(truth: int, mm: float | None, verdict: Verdict = Verdict.NEGATIVE) -> CancerResult:
+        return result(truth, verdict, 0.0, baseline_mm=mm)
+
+    ill = [sized(1, mm) for mm in (5.0, 12.0, 20.0, None)]
+    well = [sized(0, mm) for mm in (0.0, 10.0, 15.0, None)]
+    found = beside(LUNG, [*ill, *well])
+    assert found is not None
+    assert (found.sensitivity.hits, found.sensitivity.n, found.specificity.value) == (1, 3, 1.0)
+    false_alarm = sized(0, 3.0, Verdict.POSITIVE)
+    found = beside(LUNG, [*ill, *well, false_alarm])
+    assert found is not None
+    assert (found.sensitivity.hits, found.specificity.hits, found.specificity.n) == (2, 3, 4)
+    assert found.from_mm == pytest.approx(10)
+    assert beside(LUNG, ill) is None
+    assert beside(LUNG, [sized(1, None), sized(0, None)]) is None
 
 
 @pytest.mark.parametrize(
@@ -159,6 +186,8 @@ def test_the_page_is_one_file_that_says_synthetic_and_asks_nobody(toys: tuple[Pa
     assert "<script" not in html
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", html)
     assert "no evidence about people" in html
+    assert html.count("a detector of contrast and size") == 2
+    assert "1/2" in html.split("thresholds find")[1]
     assert html.count("data:image/jpeg;base64,") == 3
     assert html.count("<svg") >= 8
     assert "@media print" in html

@@ -47,6 +47,7 @@ class Toys:
         volume = toy.torso(lung_lesion_mm=lung, liver_lesion_mm=liver, liver=hu)
         clean = toy.torso()
         marks = np.where(volume.hu != clean.hu, 1, 0).astype(np.uint8)
+        outlines = {Cancer.LUNG: clean.hu == toy.LUNG, Cancer.LIVER: clean.hu == toy.LIVER}
         cancer = {"lung": Cancer.LUNG, "small lung": Cancer.LUNG, "liver": Cancer.LIVER, "hidden": Cancer.LIVER}.get(
             kind
         )
@@ -62,6 +63,7 @@ class Toys:
             findings=findings,
             marks=marks,
             whole=dict.fromkeys(Cancer, True),
+            organ=lambda cancer: outlines[cancer],
         )
 
 
