@@ -6,6 +6,7 @@ can't silently fall back to a default.
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,6 +96,44 @@ class PacsConfig(_Section):
     ae_title: AETitle = Field(description="the PACS's AE title")
 
 
+class SourceTlsConfig(_Section):
+    """DICOM over TLS to a source."""
+
+    ca: Path = Field(description="PEM file: the authority of the source's certificate")
+    certificate: Path | None = Field(None, description="PEM file: this box's certificate, if the source asks for one")
+    key: Path | None = Field(None, description="PEM file: its key")
+
+
+class SourceConfig(_Section):
+    """A PACS or scanner that knows which CTs were performed. It has to know our AE title, address and port."""
+
+    name: Slug
+    host: str
+    port: Port
+    ae_title: AETitle = Field(description="the source's AE title")
+    model: Literal["study-root", "patient-root"] = Field("study-root", description="its query/retrieve model")
+    tls: SourceTlsConfig | None = Field(None, description="none: plain DICOM")
+
+
+class ReconciliationConfig(_Section):
+    """Asking what was performed, and fetching what this box missed. Without sources nothing is asked."""
+
+    sources: tuple[SourceConfig, ...] = Field((), description="who is asked; none: nobody")
+    night: dt.time = Field(dt.time(2, 30), description="local time of day at which all sources are asked")
+    downtime_minutes: float = Field(10.0, gt=0, description="min away after which the sources are asked at once")
+    settle_minutes: float = Field(15.0, ge=0, description="min after such a start in which scanners may push again")
+    look_back_days: int = Field(7, ge=1, le=90, description="days of studies that are asked for at most")
+    studies_an_hour: float = Field(12.0, gt=0, le=3600, description="studies fetched in an hour at most")
+    tries: int = Field(5, ge=1, description="attempts at one study before it waits for the next night")
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> ReconciliationConfig:
+        names = [source.name for source in self.sources]
+        if len(names) != len(set(names)):
+            raise ValueError("two sources have the same name")
+        return self
+
+
 class RegistryConfig(_Section):
     """The central registry. Addresses only: keys and certificates stand under `identity/`."""
 
@@ -122,6 +161,7 @@ class ApplianceConfig(_Section):
     pacs: tuple[PacsConfig, ...] = Field((), description="where result objects go; none: they stay on the box")
     registry: RegistryConfig
     console: ConsoleConfig = ConsoleConfig()
+    reconciliation: ReconciliationConfig = ReconciliationConfig()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> ApplianceConfig:
@@ -129,6 +169,12 @@ class ApplianceConfig(_Section):
         if len(names) != len(set(names)):
             raise ValueError("two PACS destinations have the same name")
         return self
+
+    @property
+    def may_send(self) -> tuple[str, ...]:
+        """Calling AE titles that may connect; none: any. Sources have to: what is fetched they push."""
+        listed = self.receiver.calling_ae_titles
+        return (*listed, *(source.ae_title for source in self.reconciliation.sources)) if listed else ()
 
     @property
     def spool(self) -> Path:

@@ -30,6 +30,7 @@ from core.wire import DesiredBody, EventBody
 if TYPE_CHECKING:
     from appliance.overview import JournalOverview
     from appliance.reading import StudyReader
+    from appliance.reconciliation.reconciler import Reconciler
     from appliance.update.updater import Report
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def run_receiver(config: ApplianceConfig) -> None:
         receiver = ReceiverRole(
             listeners=listeners,
             ae_title=settings.ae_title,
-            calling_ae_titles=settings.calling_ae_titles,
+            calling_ae_titles=config.may_send,
             limits=Limits(
                 associations=settings.max_associations,
                 connections=2 * settings.max_associations,
@@ -220,6 +221,7 @@ def run_courier(config: ApplianceConfig) -> None:
         journal.messages.on_acknowledged = lambda: process.bells.ring("courier")
         stack.callback(link.stop)
         link.start()
+        reconciler = reconciliation(config, stack, process, clock)
         journal.tell(EventBody(kind="started", subject=VERSION))
         courier = Courier(
             journal,
@@ -231,7 +233,53 @@ def run_courier(config: ApplianceConfig) -> None:
             config.state,
             disk_low_bytes=2 * config.receiver.min_free_bytes,
         )
-        process.turn(courier.step, "delivers", alive=lambda: link.idle_s < LINK_STUCK_S, longest_s=600.0)
+
+        def alive() -> bool:
+            return link.idle_s < LINK_STUCK_S and (reconciler is None or reconciler.alive)
+
+        process.turn(courier.step, "delivers", alive=alive, longest_s=600.0)
+
+
+def reconciliation(
+    config: ApplianceConfig, stack: ExitStack, process: RoleProcess, clock: SystemClock
+) -> Reconciler | None:
+    """Start asking the configured sources for what was performed; None where there are none."""
+    import datetime as dt
+
+    from appliance.reconciliation.reconciler import Reconciler
+    from appliance.reconciliation.schedule import Rules
+    from appliance.reconciliation.source import DicomSource, SourceAddress, SourceTls
+    from appliance.storage.reconciliation import ReconciliationList
+
+    settings = config.reconciliation
+    if not settings.sources:
+        return None
+    calling = config.receiver.ae_title
+    sources = [
+        DicomSource(
+            SourceAddress(
+                *(source.name, source.host, source.port, source.ae_title, calling, source.model),
+                tls=SourceTls(source.tls.ca, source.tls.certificate, source.tls.key) if source.tls else None,
+            )
+        )
+        for source in settings.sources
+    ]
+    rules = Rules(
+        night=settings.night,
+        downtime=dt.timedelta(minutes=settings.downtime_minutes),
+        settle=dt.timedelta(minutes=settings.settle_minutes),
+        look_back=dt.timedelta(days=settings.look_back_days),
+        studies_an_hour=settings.studies_an_hour,
+        tries=settings.tries,
+    )
+    intake = IntakeReader(config.intake_db, config.spool)
+    missed = stack.enter_context(closing(ReconciliationList(config.journal_db)))
+    reconciler = Reconciler(
+        sources, missed, rules, clock, holds=intake.held, arriving=intake.arriving, stopping=process.stopping
+    )
+    stack.callback(reconciler.join)
+    reconciler.start()
+    return reconciler
 
 
 def run_updater(config: ApplianceConfig) -> None:

@@ -18,6 +18,7 @@ from appliance.config import (
     PacsConfig,
     Port,
     ReceiverConfig,
+    ReconciliationConfig,
     RegistryConfig,
 )
 from core.errors import ConfigError
@@ -110,6 +111,7 @@ class SitePlan(_Section):
     pacs: tuple[PacsConfig, ...] = Field((), description="where result objects go; none: they stay on the box")
     registry: RegistryPlan
     console: ConsoleConfig = ConsoleConfig.model_validate({})
+    reconciliation: ReconciliationConfig = ReconciliationConfig.model_validate({})
 
     @model_validator(mode="after")
     def _one_place_for_each_thing(self) -> SitePlan:
@@ -142,6 +144,7 @@ class SitePlan(_Section):
                 mqtt_host=self.registry.mqtt_host, mqtt_port=self.registry.mqtt_port, tuf_url=self.registry.tuf_url
             ),
             console=self.console,
+            reconciliation=self.reconciliation,
         )
 
 
@@ -219,6 +222,15 @@ pacs:                         # where results go; leave the list empty to read t
     host: 10.20.0.5
     port: 104
     ae_title: PACS
+
+# reconciliation:             # who knows which CTs were performed; asked every night and after an outage
+#   sources:                  # each has to know this box's AE title, address and port, as a destination of C-MOVE
+#     - name: pacs
+#       host: 10.20.0.5
+#       port: 104
+#       ae_title: PACS
+#   night: "02:30"            # local time
+#   studies_an_hour: 12       # fetched at most, and never while a scanner pushes
 
 modes:                        # who may see an answer: silent (default: nobody) or research; clinical is not set here
   lung: silent

@@ -11,7 +11,7 @@ import datetime as dt
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 from appliance.intake.facts import InstanceFacts
 from appliance.intake.ledger import Arrival, KnownContent, OpenStudy, SpooledStudy
 from appliance.ports import CompleteBy, Handover, StoredInstance
+from appliance.reconciliation.comparison import Held
 from appliance.storage.database import from_iso, iso, storage_errors
 from appliance.study import Event, State, after
 
@@ -258,6 +259,28 @@ class IntakeReader:
                 return False
             sql = "SELECT 1 FROM study WHERE state = ? AND last_at > ? LIMIT 1"
             return db.execute(sql, (State.RECEIVING.value, iso(since))).fetchone() is not None
+
+    def held(self, study_uids: Collection[str]) -> dict[str, Held]:
+        """What is here of these studies: instances by series, pruned ones included, evidence not."""
+        with self._reading() as db:
+            if db is None:
+                return {}
+            found: dict[str, Held] = {}
+            for uid in study_uids:
+                state = _state(db, uid)
+                if state is not None:
+                    sql = """SELECT series_uid, count(*) FROM instance WHERE study_uid = ? AND evidence = 0
+                             GROUP BY series_uid"""
+                    found[uid] = Held(dict(db.execute(sql, (uid,)).fetchall()), state is State.RECEIVING)
+            return found
+
+    def received_since(self, since: dt.datetime) -> dict[str, dt.datetime]:
+        """When the first slice of every study that came since then was here, by its UID."""
+        with self._reading() as db:
+            if db is None:
+                return {}
+            rows = db.execute("SELECT study_uid, first_at FROM study WHERE first_at >= ?", (iso(since),))
+            return {uid: from_iso(at) for uid, at in rows}
 
     def studies(self, limit: int = 200) -> list[StudyOverview]:
         """The studies that were touched last, newest first."""
