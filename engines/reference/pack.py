@@ -3,12 +3,13 @@
     python -m engines.reference.pack stages12 --from var/reference --into var/reference/draft     to mine candidates
     python -m engines.reference.pack whole    --from var/reference --into var/reference/bundle    to be judged
     python -m engines.reference.pack verify   --from var/reference/bundle                         golden cases, here
+    python -m engines.reference.pack card     --from var/reference --bundle CALIBRATED --into NEW    its evidence told
     python -m engines.reference.pack again    --from OLD --into NEW                               needs no training
 
 `whole` leaves out networks of the third stage that had nothing to learn from, and says so. `again` makes a finished
 bundle anew with today's model card and licence, its memory measured again; networks, thresholds, evidence and golden
 cases stay. What a bundle may claim is written into it by `onescan-engines calibrate`, from an evaluation on patients
-that took no part in any of this.
+that took no part in any of this; `card` then writes the model card anew, with that evidence in it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from engines.manifest import GoldenAnswer, GoldenCase, GoldenOrgan, ManifestDraf
 from engines.measuring.memory import with_memory
 from engines.parity import COVERAGE, run_golden
 from engines.phantom.torso import Kernel, Person, Scan, build, render, sample_person
+from engines.reference.card import card
 from engines.reference.manifest import draft
 from engines.reference.recipes import CHARACTERISERS, RECIPES, CharacteriserRecipe, Recipe
 from engines.runtime.choice import choose
@@ -44,10 +46,10 @@ GOLDEN: dict[str, tuple[int, tuple[Cancer, ...]]] = {
 }
 """Golden cases: seed, and which cancers, 40 mm large."""
 REPOSITORY = Path(__file__).resolve().parents[2]
-TEXTS = (
-    Content("licence.txt", "licence", REPOSITORY / "LICENSE"),
-    Content("model-card.md", "model_card", REPOSITORY / "docs" / "model-card.md"),
-)
+LICENCE = Content("licence.txt", "licence", REPOSITORY / "LICENSE")
+CARD = "model-card.md"
+TEXTS = (LICENCE, Content(CARD, "model_card", REPOSITORY / "docs" / "model-card.md"))
+"""Of the shipped bundle."""
 
 
 def golden_input(seed: int, cancers: Sequence[Cancer]) -> tuple[Person, Volume]:
@@ -122,7 +124,7 @@ def pack(trained: Path, into: Path, whole: bool, version: str = VERSION, memory_
     third = looking(trained) if whole else []
     recipes: list[Recipe | CharacteriserRecipe] = [*RECIPES.values(), *third]
     names = [recipe.name for recipe in third]
-    contents = [*exported(trained, recipes, trained / "onnx"), *(TEXTS if whole else TEXTS[:1])]
+    contents = [*exported(trained, recipes, trained / "onnx"), LICENCE]
     golden: tuple[GoldenCase, ...] = ()
     networks: tuple[Network, ...] | None = None
     if whole:
@@ -134,9 +136,24 @@ def pack(trained: Path, into: Path, whole: bool, version: str = VERSION, memory_
         golden = tuple(_answered(name, *inputs[name], cascade) for name in inputs)
         networks = with_memory(unmeasured, say=print, runs=memory_runs)
         contents += [Content(f"golden-{n}.npz", "golden", volumefile.to_bytes(v)) for n, (_, v) in inputs.items()]
+    made = draft(version, names, golden, networks)
+    if whole:
+        contents.append(_card(made, trained))
     durable.remove_tree(into)
     durable.make_folder(into.parent)
-    return write_bundle(into, draft(version, names, golden, networks), contents)
+    return write_bundle(into, made, contents)
+
+
+def with_card(calibrated: Bundle, trained: Path, into: Path, version: str) -> Bundle:
+    """The bundle in `into`, which must not exist, with a card that tells of its evidence, and another version."""
+    fields = calibrated.manifest.model_dump(exclude={"files"})
+    made = ManifestDraft.model_validate({**fields, "version": version})
+    contents = [content for content in calibrated.contents() if content.name != CARD]
+    return write_bundle(into, made, [*contents, _card(made, trained)])
+
+
+def _card(made: ManifestDraft, trained: Path) -> Content:
+    return Content(CARD, "model_card", card(made, trained).encode())
 
 
 def again(old: Bundle, into: Path, version: str) -> Bundle:
@@ -171,8 +188,9 @@ def _answered(name: str, person: Person, volume: Volume, cascade: Cascade) -> Go
 def main() -> None:
     """Assemble a bundle; see the module's docstring."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("what", choices=("stages12", "whole", "verify", "again"))
+    parser.add_argument("what", choices=("stages12", "whole", "verify", "card", "again"))
     parser.add_argument("--from", dest="trained", type=Path, required=True, help="folder of training, or a bundle")
+    parser.add_argument("--bundle", type=Path, help="card: the calibrated bundle")
     parser.add_argument("--version", default=VERSION)
     parser.add_argument("--into", type=Path)
     parser.add_argument("--memory-runs", type=int, default=MEMORY_RUNS, help="measurements of what a network takes")
@@ -183,7 +201,11 @@ def main() -> None:
         return
     if a.into is None:
         parser.error("--into is missing")
-    if a.what == "again":
+    if a.what == "card":
+        if a.bundle is None:
+            parser.error("--bundle is missing")
+        bundle = with_card(open_bundle(a.bundle), a.trained, a.into, a.version)
+    elif a.what == "again":
         bundle = again(open_bundle(a.trained), a.into, a.version)
     else:
         bundle = pack(a.trained, a.into, a.what == "whole", a.version, a.memory_runs)

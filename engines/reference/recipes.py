@@ -22,6 +22,17 @@ TRAINING_SEED, VALIDATION_SEED, MINING_SEED, TUNING_SEED = 4_000_000, 4_100_000,
 """First seeds: of the patients that networks learn from, that measure them on their way, whose candidates the third
 stage learns from, and that thresholds are chosen on. Nobody is in two of these, and who is judged is in none."""
 
+_BLOCK = 100_000
+TAKEN: dict[str, range] = {
+    "training": range(TRAINING_SEED, TRAINING_SEED + _BLOCK),
+    "validation": range(VALIDATION_SEED, VALIDATION_SEED + _BLOCK),
+    "mining": range(MINING_SEED, MINING_SEED + _BLOCK),
+    "tuning": range(TUNING_SEED, TUNING_SEED + _BLOCK),
+    "golden cases": range(4_900_000, 4_900_000 + _BLOCK),
+    "threshold rules": range(50_000, 50_000 + _BLOCK),
+}
+"""Seeds that nobody may be judged on: of all who had a part in making the bundle, or the detector beside it."""
+
 CANCER_SHARE: dict[Cancer, float] = {
     Cancer.PANCREAS: 0.5, Cancer.OESOPHAGUS: 0.5, Cancer.LUNG: 0.5, Cancer.BREAST: 0.4, Cancer.LIVER: 0.45,
     Cancer.STOMACH: 0.5, Cancer.COLORECTUM: 0.5,
