@@ -18,7 +18,7 @@ from appliance.health import vitals
 from appliance.ports import Clock, PacsItem
 from appliance.storage.intake_journal import IntakeReader
 from appliance.storage.journal import Journal
-from core.wire import EventBody, ReportedBody, TelemetryBody, as_token
+from core.wire import DayBody, EventBody, ReportedBody, TelemetryBody, as_token
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Courier:
         pseudonym: Callable[[str], str],
         state: Path,
         disk_low_bytes: int,
+        days: Callable[[], tuple[DayBody, ...]],
     ) -> None:
         self._journal = journal
         self._intake = intake
@@ -50,6 +51,8 @@ class Courier:
         self._state = state
         self._disk_low_bytes = disk_low_bytes
         self._disk_is_low = False
+        self._days = days
+        self._said_days: tuple[DayBody, ...] | None = None
         self._next_telemetry = self._next_prune = clock.monotonic()
         self._reported: str | None = None
 
@@ -87,6 +90,7 @@ class Courier:
     def _measure(self) -> None:
         now = self._clock.now()
         vital = vitals.look(self._state)
+        days = self._days()
         latest = next(iter(self._intake.studies(limit=1)), None)
         body = TelemetryBody(
             uptime_s=vital.uptime_s,
@@ -98,7 +102,9 @@ class Courier:
             outbox_pacs=self._journal.pacs.waiting(),
             outbox_registry=self._journal.messages.waiting(),
             last_instance_at=latest.last_at if latest else None,
+            days=days if days != self._said_days else None,
         )
+        self._said_days = days
         self._journal.messages.post("telemetry", body)
         self._watch_disk(vital.disk_free_bytes)
 

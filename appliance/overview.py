@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 from appliance.config import ApplianceConfig
-from appliance.console.overview import AnswerView, BoxView, ObjectView, StepView, StudyView
+from appliance.console.overview import (
+    AnswerView,
+    AskView,
+    BoxView,
+    DayView,
+    MissedView,
+    ObjectView,
+    StepView,
+    StudyView,
+)
+from appliance.days import Days
 from appliance.health import vitals
 from appliance.identity.pseudonyms import Pseudonyms
 from appliance.storage.database import from_iso
@@ -26,6 +37,13 @@ WORDS: dict[State, str] = {
 }
 
 
+MISSED_WORDS = {
+    "wanted": "to be fetched",
+    "fetched": "fetched",
+    "pushed": "pushed by its sender in the meantime",
+}
+
+
 class JournalOverview:
     """Reads on every request; keeps nothing."""
 
@@ -33,6 +51,7 @@ class JournalOverview:
         self,
         config: ApplianceConfig,
         journal: Journal,
+        days: Days,
         intake: IntakeReader,
         pseudonyms: Pseudonyms,
         software: str,
@@ -42,6 +61,7 @@ class JournalOverview:
         """`synthetic` says of a bundle digest whether that bundle was made from synthetic patients only."""
         self._config = config
         self._journal = journal
+        self._days = days
         self._intake = intake
         self._pseudonyms = pseudonyms
         self._software = software
@@ -91,6 +111,38 @@ class JournalOverview:
             if study.state is State.RECEIVING or study.study_uid in waiting
         ]
         return sorted([*arriving, *handed], key=lambda view: view.came_at, reverse=True)[:limit]
+
+    def days(self, limit: int) -> Sequence[DayView]:
+        """The last days, newest first."""
+        return [DayView(**asdict(day)) for day in self._days.counts(limit)]
+
+    def asks(self) -> Sequence[AskView]:
+        """The last ask of each configured source."""
+        return [
+            AskView(
+                source=row["source"],
+                at=from_iso(row["at"]),
+                answered=row["performed"] is not None,
+                performed=row["performed"] or 0,
+                missed=row["missed"] or 0,
+                reason=row["reason"],
+            )
+            for row in self._days.asks()
+        ]
+
+    def missed(self, days: int) -> Sequence[MissedView]:
+        """Studies that were missed in the last days, or are still to be fetched."""
+        return [
+            MissedView(
+                pseudonym=self._pseudonyms.study(row["study_uid"]),
+                day=row["day"],
+                source=row["source"],
+                state=MISSED_WORDS[row["state"]],
+                attempts=row["attempts"],
+                reason=row["reason"],
+            )
+            for row in self._days.missed(days)
+        ]
 
     def study(self, identifier: str) -> StudyView | None:
         """By hand-over id, or by pseudonym while it is being received."""

@@ -24,10 +24,12 @@ from appliance.role import RoleProcess
 from appliance.storage.intake_journal import IntakeJournal, IntakeReader
 from appliance.storage.journal import Journal
 from appliance.storage.pace_file import PaceFile
+from appliance.storage.reconciliation import ReconciliationList
 from core import durable
 from core.wire import DesiredBody, EventBody
 
 if TYPE_CHECKING:
+    from appliance.days import Days
     from appliance.overview import JournalOverview
     from appliance.reading import StudyReader
     from appliance.reconciliation.reconciler import Reconciler
@@ -221,7 +223,8 @@ def run_courier(config: ApplianceConfig) -> None:
         journal.messages.on_acknowledged = lambda: process.bells.ring("courier")
         stack.callback(link.stop)
         link.start()
-        reconciler = reconciliation(config, stack, process, clock)
+        missed = stack.enter_context(closing(ReconciliationList(config.journal_db)))
+        reconciler = reconciliation(config, missed, stack, process, clock)
         journal.tell(EventBody(kind="started", subject=VERSION))
         courier = Courier(
             journal,
@@ -232,6 +235,7 @@ def run_courier(config: ApplianceConfig) -> None:
             pseudonyms(config).study,
             config.state,
             disk_low_bytes=2 * config.receiver.min_free_bytes,
+            days=days(config, missed).bodies,
         )
 
         def alive() -> bool:
@@ -241,7 +245,7 @@ def run_courier(config: ApplianceConfig) -> None:
 
 
 def reconciliation(
-    config: ApplianceConfig, stack: ExitStack, process: RoleProcess, clock: SystemClock
+    config: ApplianceConfig, missed: ReconciliationList, stack: ExitStack, process: RoleProcess, clock: SystemClock
 ) -> Reconciler | None:
     """Start asking the configured sources for what was performed; None where there are none."""
     import datetime as dt
@@ -249,7 +253,6 @@ def reconciliation(
     from appliance.reconciliation.reconciler import Reconciler
     from appliance.reconciliation.schedule import Rules
     from appliance.reconciliation.source import DicomSource, SourceAddress, SourceTls
-    from appliance.storage.reconciliation import ReconciliationList
 
     settings = config.reconciliation
     if not settings.sources:
@@ -273,7 +276,6 @@ def reconciliation(
         tries=settings.tries,
     )
     intake = IntakeReader(config.intake_db, config.spool)
-    missed = stack.enter_context(closing(ReconciliationList(config.journal_db)))
     reconciler = Reconciler(
         sources, missed, rules, clock, holds=intake.held, arriving=intake.arriving, stopping=process.stopping
     )
@@ -344,13 +346,23 @@ def run_console(config: ApplianceConfig) -> None:
         thread.join(10)
 
 
+def days(config: ApplianceConfig, missed: ReconciliationList) -> Days:
+    """What was performed, received, analysed, delivered on each day."""
+    from appliance.days import Days
+
+    sources = [source.name for source in config.reconciliation.sources]
+    return Days(missed, IntakeReader(config.intake_db, config.spool), SystemClock(), sources)
+
+
 def overview(config: ApplianceConfig) -> JournalOverview:
     """What pages and `onescan-appliance status` show."""
     from appliance.overview import JournalOverview
 
+    journal = open_journal(config)
     return JournalOverview(
         config=config,
-        journal=open_journal(config),
+        journal=journal,
+        days=days(config, ReconciliationList(config.journal_db)),
         intake=IntakeReader(config.intake_db, config.spool),
         pseudonyms=pseudonyms(config),
         software=VERSION,

@@ -148,6 +148,18 @@ class EventBody(_Wire):
     code: Token = ""
 
 
+class DayBody(_Wire):
+    """How many studies of one day; None where nobody has told the device."""
+
+    day: dt.date
+    performed: int | None = Field(default=None, ge=0, description="by PACS or scanner, asked after the day ended")
+    received: int = Field(ge=0)
+    analysed: int = Field(ge=0)
+    delivered: int = Field(ge=0)
+    reviewed: int | None = Field(default=None, ge=0)
+    missing: int = Field(ge=0, description="known to be missed and not fetched yet")
+
+
 class TelemetryBody(_Wire):
     """How the device is."""
 
@@ -160,6 +172,7 @@ class TelemetryBody(_Wire):
     outbox_pacs: int = Field(ge=0)
     outbox_registry: int = Field(ge=0)
     last_instance_at: dt.datetime | None = Field(default=None, description="when the scanner last sent anything")
+    days: tuple[DayBody, ...] | None = Field(default=None, max_length=31, description="sent when one of them changed")
 
 
 class SkipBody(_Wire):

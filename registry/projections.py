@@ -40,7 +40,16 @@ def project(connection: Connection, fresh: Sequence[StreamMessage], now: dt.date
             telemetry.append((*_key(message), utc(message.envelope.ts), *_telemetry(body), now))
     _copy(connection, b"COPY event FROM STDIN (FORMAT BINARY)", _EVENT_TYPES, events)
     _copy(connection, b"COPY telemetry FROM STDIN (FORMAT BINARY)", _TELEMETRY_TYPES, telemetry)
+    for message in fresh:
+        _days(connection, message)
     return _results(connection, results, now)
+
+
+def _days(connection: Connection, message: StreamMessage) -> None:
+    body = message.envelope.body
+    for one in (body.days or ()) if isinstance(body, wire.TelemetryBody) else ():
+        said = {"site": message.site, "device": message.envelope.device, "ts": utc(message.envelope.ts)}
+        connection.execute(SQL["day_said"], {**said, **one.model_dump()})
 
 
 def _results(

@@ -240,3 +240,17 @@ SELECT (SELECT count(*) FROM device) AS devices,
        (SELECT coalesce(sum(contiguous), 0) FROM ack_state) AS acknowledged,
        (SELECT coalesce(sum(times), 0) FROM quarantine) AS quarantined,
        (SELECT count(*) FROM alert WHERE cleared_at IS NULL) AS alerts
+
+-- name: day_said
+-- What the device said later stands, whatever arrives last.
+INSERT INTO day (site, device, day, performed, received, analysed, delivered, reviewed, missing, ts)
+VALUES (%(site)s, %(device)s, %(day)s, %(performed)s, %(received)s, %(analysed)s, %(delivered)s, %(reviewed)s,
+    %(missing)s, %(ts)s)
+ON CONFLICT (site, device, day) DO UPDATE SET performed = excluded.performed, received = excluded.received,
+    analysed = excluded.analysed, delivered = excluded.delivered, reviewed = excluded.reviewed,
+    missing = excluded.missing, ts = excluded.ts
+WHERE day.ts <= excluded.ts
+
+-- name: days
+SELECT site, device, day, performed, received, analysed, delivered, reviewed, missing, ts FROM day
+WHERE site = %(site)s AND device = %(device)s ORDER BY day DESC LIMIT %(limit)s

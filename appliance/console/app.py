@@ -15,6 +15,7 @@ from appliance.console.overview import Overview
 from core import pages
 
 _LIMIT = 100
+_DAYS = 7
 
 
 def create_app(overview: Overview) -> FastAPI:
@@ -36,7 +37,7 @@ def create_app(overview: Overview) -> FastAPI:
 
     @app.get("/")
     def home(request: Request) -> Response:
-        return page(request, "home.html", studies=overview.studies(_LIMIT))
+        return page(request, "home.html", studies=overview.studies(_LIMIT), **_days(overview))
 
     @app.get("/fragment/box")
     def box_fragment(request: Request) -> Response:
@@ -45,6 +46,10 @@ def create_app(overview: Overview) -> FastAPI:
     @app.get("/fragment/studies")
     def studies_fragment(request: Request) -> Response:
         return page(request, "studies.html", studies=overview.studies(_LIMIT))
+
+    @app.get("/fragment/days")
+    def days_fragment(request: Request) -> Response:
+        return page(request, "days.html", **_days(overview))
 
     @app.get("/studies/{identifier}")
     def study(request: Request, identifier: str) -> Response:
@@ -62,11 +67,24 @@ def create_app(overview: Overview) -> FastAPI:
     def studies_json(limit: int = _LIMIT) -> list[dict[str, Any]]:
         return [asdict(study) for study in overview.studies(min(max(limit, 1), 1000))]
 
+    @app.get("/api/v1/days")
+    def days_json(limit: int = _DAYS) -> dict[str, Any]:
+        counted = min(max(limit, 1), 90)
+        return {
+            "days": [asdict(day) for day in overview.days(counted)],
+            "asked": [asdict(ask) for ask in overview.asks()],
+            "missed": [asdict(study) for study in overview.missed(counted)],
+        }
+
     @app.get("/healthz")
     def healthy() -> dict[str, str]:
         return {"status": "ok", "software": overview.box().software}
 
     return app
+
+
+def _days(overview: Overview) -> dict[str, Any]:
+    return {"days": overview.days(_DAYS), "asks": overview.asks(), "missed": overview.missed(_DAYS)}
 
 
 def _of_study(overview: Overview, identifier: str) -> dict[str, Any]:

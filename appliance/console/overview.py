@@ -80,6 +80,43 @@ class BoxView:
     last_instance_at: dt.datetime | None
 
 
+@dataclass(frozen=True)
+class DayView:
+    """Studies of one day. None: nobody has told this box."""
+
+    day: dt.date
+    performed: int | None
+    received: int
+    analysed: int
+    delivered: int
+    reviewed: int | None
+    missing: int
+
+
+@dataclass(frozen=True)
+class AskView:
+    """The last time that a source was asked what was performed. reason: why it did not answer."""
+
+    source: str
+    at: dt.datetime
+    answered: bool
+    performed: int
+    missed: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class MissedView:
+    """A study that was performed and did not come. state: where it is now, in words; reason: of the last attempt."""
+
+    pseudonym: str
+    day: str
+    source: str
+    state: str
+    attempts: int
+    reason: str
+
+
 class Overview(Protocol):
     """Where the pages get their values."""
 
@@ -94,6 +131,15 @@ class Overview(Protocol):
 
     def steps(self, identifier: str) -> Sequence[StepView]:
         """What happened to it."""
+
+    def days(self, limit: int) -> Sequence[DayView]:
+        """The last days, newest first."""
+
+    def asks(self) -> Sequence[AskView]:
+        """The last ask of each configured source."""
+
+    def missed(self, days: int) -> Sequence[MissedView]:
+        """Studies that were missed in the last days, or are still to be fetched."""
 
     def objects(self, identifier: str) -> Sequence[ObjectView]:
         """What it gave."""

@@ -30,6 +30,12 @@ def devices(store: Store, site: str | None = None, device: str | None = None) ->
     return store.devices(site, device)
 
 
+@router.get("/api/v1/devices/{site}/{device}/days")
+def days(store: Store, site: str, device: str, limit: Annotated[int, Query(ge=1, le=400)] = 31) -> list[Row]:
+    """Studies performed, received, analysed, delivered, reviewed and missing on each day, as the device said last."""
+    return store.rows("days", site=site, device=device, limit=limit)
+
+
 @router.get("/api/v1/results")
 def results(
     store: Store,

@@ -77,6 +77,7 @@ def device(request: Request, store: Store, site: wire.Slug, device: wire.Slug) -
         request, store, _fragment(request, "device"), device=found,
         events=store.rows("events", site=site, device=device, limit=50),
         results=store.results(site=site, device=device, limit=20),
+        days=store.rows("days", site=site, device=device, limit=14),
     )  # fmt: skip
 
 

@@ -253,3 +253,16 @@ def test_every_statement_is_known_to_postgresql(connection: Connection) -> None:
     for name in ("devices", "results", "totals", "workers", "quarantine", "alerts"):
         where = {"site": None, "device": None, "study": None, "result_id": None, "since": None}
         connection.execute(SQL[name], {**where, "everything": True, "limit": 5}).fetchall()
+
+
+def test_days_are_kept_as_the_device_said_last_whatever_arrives_last(connection: Connection) -> None:
+    def said(seq: int, missing: int) -> wire.Envelope:
+        day = wire.DayBody(
+            day=m.WHEN.date(), performed=9, received=9 - missing, analysed=0, delivered=0, missing=missing
+        )
+        sent = m.envelope(m.telemetry(days=(day, day.model_copy(update={"day": day.day - dt.timedelta(days=1)}))), seq)
+        return sent.model_copy(update={"ts": m.WHEN + dt.timedelta(minutes=seq)})
+
+    deliver(connection, said(2, 1))
+    deliver(connection, said(1, 4), m.envelope(m.telemetry(), 3))
+    assert rows(connection, "SELECT performed, received, reviewed, missing FROM day") == [(9, 8, None, 1)] * 2

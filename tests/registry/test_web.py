@@ -106,7 +106,8 @@ def populated(connection: Connection) -> Connection:
     enrol(connection, m.SITE, "ct-2")
     enrol(connection, "valley-hospital", "ct-1")
     deliver(connection, ("status", m.DEVICE, m.status(3)), ("birth", m.DEVICE, m.birth(3)))
-    deliver(connection, ("telemetry", m.DEVICE, m.envelope(m.telemetry(), 1)))
+    day = wire.DayBody(day=m.WHEN.date(), performed=40, received=37, analysed=37, delivered=36, missing=3)
+    deliver(connection, ("telemetry", m.DEVICE, m.envelope(m.telemetry(days=(day,)), 1)))
     deliver(connection, ("event", m.DEVICE, m.envelope(wire.EventBody(kind="bundle_activated", subject="1.2.0"), 1)))
     send(
         connection,
@@ -247,6 +248,10 @@ def test_no_page_lets_scripts_of_others_in(populated: Connection, address: str) 
             assert not re.search(r"<script(?![^>]*src=)|\son\w+=|style=", answer.text)
         wild = client.get("/results", params={"site": '"><script>alert(1)</script>'})
         assert "<script>alert" not in wild.text
+        shown = client.get(f"/devices/{m.SITE}/{m.DEVICE}").text
+        assert '<span class="bad-text">3</span>' in shown
+        [told] = client.get(f"/api/v1/devices/{m.SITE}/{m.DEVICE}/days").json()
+        assert (told["performed"], told["missing"], told["reviewed"]) == (40, 3, None)
         assert client.get("/devices/nowhere/nothing").status_code == 404
         assert client.get("/devices/..%2f/x").status_code in (404, 422)
 
