@@ -59,7 +59,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=REFERENCE)
-    parser.add_argument("--positives", type=int, default=200, help="of each cancer that the bundle models")
+    parser.add_argument("--positives", type=int, default=200, help="of each cancer that the bundle models, who count")
     parser.add_argument("--healthy", type=int, default=4000)
     parser.add_argument("--shifted", type=int, default=400, help="people of the shifted cohort; 0: none")
     parser.add_argument("--dicom", type=int, default=100, help="people at full resolution through DICOM; 0: none")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from core import durable
 from core.errors import ConfigError
 from core.finding import Cancer
 from engines.bundle import Bundle
+from engines.evaluation.counting import counts
 from engines.evaluation.measuring import Results
 from engines.evaluation.results import missing_shards, read_cases, read_header
 from engines.evaluation.running import run_cases
@@ -29,19 +30,23 @@ from engines.reference.recipes import TAKEN
 
 FIRST, BLOCK = 7_000_000, 100_000
 Progressed = Callable[[int, int], None]
-PART, STUDIES = 200, 10
+PART, STUDIES = 100, 10
 """People in a part; fewer as DICOM, where a study takes 170 MB for as long as its part is being judged."""
+_AT_MOST = 4
+"""Times as many people with a cancer as are wanted: many a scan does not hold all of the organ, and counts not."""
 SPACING = (2.0, 2.0, 2.0)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a group's people. dicom: at full resolution, through DICOM."""
+    """Some of a group's people. dicom: at full resolution, through DICOM. until: the part is needed as long as fewer of
+    the group, who have this cancer, count."""
 
     group: str
     seeds: range
     order: Order
     dicom: bool = False
+    until: tuple[Cancer, int] | None = None
 
     @property
     def name(self) -> str:
@@ -51,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Asked:
-    """How many people: of each cancer, healthy, by the shifted law, as DICOM and beside that at working spacing."""
+    """How many people: of each cancer who count, healthy, by the shifted law, as DICOM and the same at 2 mm."""
 
     positives: int
     healthy: int
@@ -64,13 +69,20 @@ def parts_of(asked: Asked, cancers: Sequence[Cancer]) -> list[Part]:
     groups = [_group("healthy", 0, asked.healthy, Order(SPACING, {}))]
     for cancer in cancers:
         number = 1 + list(Cancer).index(cancer)
-        groups.append(_group(cancer.value, number, asked.positives, Order(SPACING, {cancer.value: 1})))
+        some = _group(cancer.value, number, _AT_MOST * asked.positives, Order(SPACING, {cancer.value: 1}))
+        groups.append([replace(part, until=(cancer, asked.positives)) for part in some])
     groups.append(_group("shifted", 20, asked.shifted, Order(SPACING, shifted=True)))
     groups.append(_group("dicom", 30, asked.dicom, Order(None, dicom=True), dicom=True))
     groups.append(_group("beside-dicom", 30, asked.dicom, Order(SPACING)))
     fresh([part.seeds for group in groups for part in group], TAKEN)
-    shares = [((i + 1) / len(group), g, part) for g, group in enumerate(groups) for i, part in enumerate(group)]
+    shares = [(_share(part, group), g, part) for g, group in enumerate(groups) for part in group]
     return [part for _, _, part in sorted(shares, key=lambda item: item[:2])]
+
+
+def _share(part: Part, group: Sequence[Part]) -> float:
+    """How far a group has got with a part; of those with a cancer about half count."""
+    people = sum(len(p.seeds) for p in group) if part.until is None else 2 * part.until[1]
+    return (part.seeds[-1] + 1 - group[0].seeds[0]) / people
 
 
 def _group(name: str, block: int, count: int, order: Order, dicom: bool = False) -> list[Part]:
@@ -100,6 +112,9 @@ def judge_all(
         task = progress.add_task("people", total=sum(len(part.seeds) for part in parts))
         before = 0
         for part in parts:
+            if part.until and counted(found.get(part.group, ()), part.until[0]) >= part.until[1]:
+                progress.update(task, total=(progress.tasks[task].total or 0) - len(part.seeds))
+                continue
 
             def tell(done: int, total: int, before: int = before) -> None:
                 progress.update(task, completed=before + done)
@@ -112,6 +127,12 @@ def judge_all(
                 before += len(part.seeds)
                 progress.update(task, completed=before)
     return found
+
+
+def counted(results: Sequence[Results], cancer: Cancer) -> int:
+    """Those with the cancer who count for its sensitivity."""
+    told = (case.cancers[cancer] for run in results for case in run.cases if cancer in case.cancers)
+    return sum(result.truth == 1 and counts(result) for result in told)
 
 
 def _complete(folder: Path) -> Results | None:

@@ -26,6 +26,7 @@ from engines.manifest import (
     Patches,
     WholeVolume,
 )
+from engines.manifest.cancers import Sex
 from engines.reference.recipes import (
     CHARACTERISERS,
     ORGAN_OF_CANCER,
@@ -44,6 +45,8 @@ _FROM_ML: dict[str, float] = {
 _MARGIN_MM: dict[str, float] = {
     "lung": 8, "liver": 8, "pancreas": 14, "oesophagus": 12, "stomach": 12, "colon": 12, "breast": 12, "aorta": 0,
 }  # fmt: skip
+_SEXES: dict[Cancer, tuple[Sex, ...]] = {Cancer.BREAST: ("F", "O")}
+"""Whose cancer is looked for: torsos of men have none of the breast, so nothing was learned of it."""
 _SEEDED = 0.3
 """Probability from which a voxel belongs to a candidate: below one half, because stage 3 looks again."""
 
@@ -119,6 +122,7 @@ def model_of(cancer: Cancer, characterisers: Collection[str]) -> CancerModel:
         contraindications=Contraindications(
             min_age_years=18,
             unknown_age="analyse",
+            sexes=_SEXES.get(cancer, ("F", "M", "O")),
             max_slice_spacing_mm=8.5,
             contrast=ContrastWindow(organ="aorta", low_hu=15, high_hu=80, phase="non-contrast"),
         ),

@@ -44,6 +44,9 @@ def reliability(found: CalibrationFigures, title: str) -> str:
     return _frame(body, "predicted", "observed", [(v / 4, f"{v / 4:g}") for v in range(5)], title)
 
 
+_DOT = 4
+
+
 def interval(share: Proportion, goal: float | None, low: float, width: int = 150) -> str:
     """A share with its interval on an axis from `low` to 1, and a goal as a tick: one line of a table."""
     if share.value is None:
@@ -51,15 +54,15 @@ def interval(share: Proportion, goal: float | None, low: float, width: int = 150
     span = max(1 - low, 1e-9)
 
     def x(value: float) -> float:
-        return 3 + (width - 6) * (min(max(value, low), 1.0) - low) / span
+        return _DOT + (width - 2 * _DOT) * (min(max(value, low), 1.0) - low) / span
 
     a, b = share.ci95
-    met = goal is None or share.value >= goal
-    parts = [f'<line class="track" x1="3" x2="{width - 3}" y1="9" y2="9"/>']
+    kind = "plain" if goal is None else "good" if share.value >= goal else "bad"
+    parts = [f'<line class="track" x1="{_DOT}" x2="{width - _DOT}" y1="9" y2="9"/>']
     parts.append(f'<line class="range" x1="{x(a):.1f}" x2="{x(b):.1f}" y1="9" y2="9"/>')
     if goal is not None:
         parts.append(f'<line class="goal" x1="{x(goal):.1f}" x2="{x(goal):.1f}" y1="2" y2="16"/>')
-    parts.append(f'<circle class="{"good" if met else "bad"}" cx="{x(share.value):.1f}" cy="9" r="4"/>')
+    parts.append(f'<circle class="{kind}" cx="{x(share.value):.1f}" cy="9" r="{_DOT}"/>')
     told = f"{share.value:.2%}, 95 % interval {a:.2%} to {b:.2%}" + ("" if goal is None else f", goal {goal:.1%}")
     return (
         f'<svg class="interval" role="img" aria-label="{told}" viewBox="0 0 {width} 18" width="{width}" height="18">'

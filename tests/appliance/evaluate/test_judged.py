@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.judged import Asked, Part, fresh, judge_all, parts_of
+from bench.judged import Asked, Part, counted, fresh, judge_all, parts_of
 from core.errors import ConfigError
 from core.finding import Cancer
 from engines.phantom.torso.cohort import Order
@@ -40,7 +40,7 @@ def test_every_group_has_its_people_once_and_healthy_ones_have_no_cancer() -> No
     parts = parts_of(ALL, tuple(Cancer))
     seeds = {name: [s for p in parts if p.group == name for s in p.seeds] for name in {p.group for p in parts}}
     assert {name: len(found) for name, found in seeds.items()} == {
-        **{cancer.value: 200 for cancer in Cancer},
+        **{cancer.value: 800 for cancer in Cancer},  # at most: as many as it takes until 200 count
         "healthy": 4000,
         "shifted": 400,
         "dicom": 100,
@@ -68,6 +68,16 @@ def test_a_judgement_stops_when_its_time_is_up_and_goes_on_with_what_it_has(tmp_
     again = judge_all(bundle, parts, tmp_path / "var", 1, seconds=0.0)
     assert again == first
     assert [case.case for run in again["lung"] for case in run.cases] == [7_100_000]
+
+
+def test_people_with_a_cancer_are_judged_until_enough_of_them_count(tmp_path: Path) -> None:
+    bundle = toy.bundle(tmp_path / "bundle")
+    order = Order((6.0, 6.0, 6.0), {"lung": 1}, whole=True)
+    parts = [Part("lung", range(n, n + 1), order, until=(Cancer.LUNG, 1)) for n in range(7_100_000, 7_100_008)]
+    found = judge_all(bundle, parts, tmp_path / "var", 1, seconds=600.0)
+    assert counted(found["lung"], Cancer.LUNG) == 1
+    assert counted(found["lung"][:-1], Cancer.LUNG) == 0
+    assert len(found["lung"]) < len(parts)
 
 
 def test_studies_at_full_resolution_are_gone_once_they_are_judged(tmp_path: Path) -> None:

@@ -63,5 +63,8 @@ def test_the_manifest_resolves_with_and_without_the_third_stage() -> None:
         assert manifest.unresolved() == ()
         assert manifest.synthetic
         assert len(manifest.cancers) == 7
+        limits = {model.cancer: model.contraindications.sexes for model in manifest.cancers}
+        assert "M" not in limits.pop(Cancer.BREAST)
+        assert all("M" in sexes for sexes in limits.values())
     subtypes = {m.cancer for m in manifest.cancers if any(c.question == "subtype" for c in m.characterisers)}
     assert subtypes == {Cancer.PANCREAS, Cancer.LIVER}
