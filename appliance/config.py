@@ -7,6 +7,7 @@ can't silently fall back to a default.
 from __future__ import annotations
 
 import datetime as dt
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -115,10 +116,20 @@ class SourceConfig(_Section):
     tls: SourceTlsConfig | None = Field(None, description="none: plain DICOM")
 
 
+class WebSourceConfig(_Section):
+    """A source that speaks DICOMweb: asked with QIDO-RS, fetched with WADO-RS."""
+
+    name: Slug
+    url: str = Field(pattern=r"^https?://", description="base URL of the service; studies/ is below it")
+    ca: Path | None = Field(None, description="PEM file: trusted besides the system's authorities")
+    credentials: Path | None = Field(None, description="file with user:password or a bearer token; none: no login")
+
+
 class ReconciliationConfig(_Section):
     """Asking what was performed, and fetching what this box missed. Without sources nothing is asked."""
 
     sources: tuple[SourceConfig, ...] = Field((), description="who is asked; none: nobody")
+    web: tuple[WebSourceConfig, ...] = Field((), description="sources that speak DICOMweb")
     night: dt.time = Field(dt.time(2, 30), description="local time of day at which all sources are asked")
     downtime_minutes: float = Field(10.0, gt=0, description="min away after which the sources are asked at once")
     settle_minutes: float = Field(15.0, ge=0, description="min after such a start in which scanners may push again")
@@ -128,10 +139,14 @@ class ReconciliationConfig(_Section):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> ReconciliationConfig:
-        names = [source.name for source in self.sources]
-        if len(names) != len(set(names)):
+        if len(self.names) != len(set(self.names)):
             raise ValueError("two sources have the same name")
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All sources."""
+        return (*(source.name for source in self.sources), *(source.name for source in self.web))
 
 
 class RegistryConfig(_Section):
@@ -173,8 +188,15 @@ class ApplianceConfig(_Section):
     @property
     def may_send(self) -> tuple[str, ...]:
         """Calling AE titles that may connect; none: any. Sources have to: what is fetched they push."""
-        listed = self.receiver.calling_ae_titles
-        return (*listed, *(source.ae_title for source in self.reconciliation.sources)) if listed else ()
+        listed, asked = self.receiver.calling_ae_titles, self.reconciliation
+        ours = (self.receiver.ae_title,) if asked.web else ()
+        return (*listed, *(source.ae_title for source in asked.sources), *ours) if listed else ()
+
+    @property
+    def may_connect(self) -> tuple[IPvAnyNetwork, ...]:
+        """Addresses that may connect; none: any. What comes by DICOMweb comes from this box itself."""
+        listed = self.receiver.addresses
+        return (*listed, IPv4Network("127.0.0.0/8")) if listed and self.reconciliation.web else listed
 
     @property
     def spool(self) -> Path:

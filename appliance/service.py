@@ -16,7 +16,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from appliance.clock import SystemClock
-from appliance.config import ApplianceConfig
+from appliance.config import ApplianceConfig, WebSourceConfig
 from appliance.identity.keys import IdentityFolder
 from appliance.identity.pseudonyms import Pseudonyms, load_site_key
 from appliance.presence import birth_body, read_manifest, reported_body
@@ -26,6 +26,7 @@ from appliance.storage.journal import Journal
 from appliance.storage.pace_file import PaceFile
 from appliance.storage.reconciliation import ReconciliationList
 from core import durable
+from core.errors import ConfigError, OneScanError
 from core.wire import DesiredBody, EventBody
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from appliance.overview import JournalOverview
     from appliance.reading import StudyReader
     from appliance.reconciliation.reconciler import Reconciler
+    from appliance.reconciliation.web import WebSource
     from appliance.update.updater import Report
 
 log = logging.getLogger(__name__)
@@ -88,7 +90,7 @@ def run_receiver(config: ApplianceConfig) -> None:
                 idle_s=settings.idle_s,
                 negotiation_s=settings.negotiation_s,
                 connections_per_minute=settings.connections_per_minute,
-                addresses=settings.addresses,
+                addresses=config.may_connect,
             ),
             max_dataset_bytes=settings.max_dataset_bytes,
             spool=config.spool,
@@ -250,15 +252,15 @@ def reconciliation(
     """Start asking the configured sources for what was performed; None where there are none."""
     import datetime as dt
 
-    from appliance.reconciliation.reconciler import Reconciler
+    from appliance.reconciliation.reconciler import Reconciler, Source
     from appliance.reconciliation.schedule import Rules
     from appliance.reconciliation.source import DicomSource, SourceAddress, SourceTls
 
     settings = config.reconciliation
-    if not settings.sources:
+    if not settings.names:
         return None
     calling = config.receiver.ae_title
-    sources = [
+    sources: list[Source] = [
         DicomSource(
             SourceAddress(
                 *(source.name, source.host, source.port, source.ae_title, calling, source.model),
@@ -267,6 +269,12 @@ def reconciliation(
         )
         for source in settings.sources
     ]
+    for told in settings.web:
+        try:
+            sources.append(web_source(config, told))
+        except OneScanError as error:  # results must go out all the same
+            missed.unanswered(told.name, clock.now(), "start", str(error))
+            log.error("a source can't be asked: %s; %s", error, error.remedy())
     rules = Rules(
         night=settings.night,
         downtime=dt.timedelta(minutes=settings.downtime_minutes),
@@ -282,6 +290,30 @@ def reconciliation(
     stack.callback(reconciler.join)
     reconciler.start()
     return reconciler
+
+
+def web_source(config: ApplianceConfig, source: WebSourceConfig) -> WebSource:
+    """A source that speaks DICOMweb, and our receiver as it is listening at that moment."""
+    import base64
+
+    from appliance.intake.receiver import SOP_CLASSES, TRANSFER_SYNTAXES
+    from appliance.reconciliation.web import OwnReceiver, WebAddress, WebSource
+
+    authorization = ""
+    if source.credentials is not None:
+        try:
+            words = source.credentials.read_text("utf-8").strip()
+        except OSError as error:
+            raise ConfigError(f"can't read {source.credentials}: {error.strerror}") from error
+        basic = f"Basic {base64.b64encode(words.encode()).decode()}"
+        authorization = basic if ":" in words else f"Bearer {words}"
+    host = "127.0.0.1" if config.receiver.host in ("0.0.0.0", "::", "") else config.receiver.host
+    contexts = [(sop_class, syntax) for sop_class in SOP_CLASSES for syntax in TRANSFER_SYNTAXES]
+
+    def receiver() -> OwnReceiver:
+        return OwnReceiver(host, listening_port(config), config.receiver.ae_title, contexts)
+
+    return WebSource(WebAddress(source.name, source.url, source.ca, authorization), receiver)
 
 
 def run_updater(config: ApplianceConfig) -> None:
@@ -350,8 +382,8 @@ def days(config: ApplianceConfig, missed: ReconciliationList) -> Days:
     """What was performed, received, analysed, delivered on each day."""
     from appliance.days import Days
 
-    sources = [source.name for source in config.reconciliation.sources]
-    return Days(missed, IntakeReader(config.intake_db, config.spool), SystemClock(), sources)
+    intake = IntakeReader(config.intake_db, config.spool)
+    return Days(missed, intake, SystemClock(), config.reconciliation.names)
 
 
 def overview(config: ApplianceConfig) -> JournalOverview:

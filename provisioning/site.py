@@ -229,6 +229,7 @@ pacs:                         # where results go; leave the list empty to read t
 #       host: 10.20.0.5
 #       port: 104
 #       ae_title: PACS
+#   web: [{name: archive, url: "https://10.20.0.6/dicom-web"}]   # sources that speak DICOMweb
 #   night: "02:30"            # local time
 #   studies_an_hour: 12       # fetched at most, and never while a scanner pushes
 

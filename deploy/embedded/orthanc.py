@@ -9,7 +9,7 @@ import secrets
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,25 @@ class OrthancPacs(Server):
         dicom_port: int | None = None,
         http_port: int | None = None,
         ae_title: str = "ORTHANC",
+        plugins: Sequence[Path] = (),
     ) -> None:
         super().__init__(folder)
         first, second = free_ports(2)
         self.ae_title = ae_title
         self.port = dicom_port or first
         self.http_port = http_port or second
+        self._plugins = tuple(plugins)
         self._password = secrets.token_urlsafe(16)
 
     @property
     def host(self) -> str:
         """Where it listens."""
         return "127.0.0.1"
+
+    @property
+    def credentials(self) -> str:
+        """user:password of its REST interface and its plugins."""
+        return f"{_USER}:{self._password}"
 
     def prepare(self) -> Command:
         """Write the configuration."""
@@ -60,7 +67,7 @@ class OrthancPacs(Server):
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": True,
             "RegisteredUsers": {_USER: self._password},
-            "Plugins": [],
+            "Plugins": [str(plugin) for plugin in self._plugins],
         }
         configuration = self.folder / "orthanc.json"
         durable.write_text(configuration, json.dumps(settings, indent=2), mode=0o600)
@@ -74,7 +81,7 @@ class OrthancPacs(Server):
 
     def rest(self, path: str, method: str = "GET", body: object | None = None) -> Any:
         """One call of the REST interface; JSON in, JSON out. Raises `ServerError` where it fails."""
-        token = base64.b64encode(f"{_USER}:{self._password}".encode()).decode()
+        token = base64.b64encode(self.credentials.encode()).decode()
         request = urllib.request.Request(
             f"http://{self.host}:{self.http_port}{path}",
             method=method,
