@@ -93,14 +93,15 @@ def _add(record: Record, found: Evaluation, prefix: str) -> None:
         share = goal.reached
         if share.value is None:
             continue
-        what = f"{word}: {goal.key.replace('_', ', ')} ({share.hits} of {share.n})"
+        low, high = share.ci95
+        what = f"{word}: {goal.key.replace('_', ', ')} ({share.hits} of {share.n}, 95 % {low:.4f} to {high:.4f})"
         record.add(f"{prefix}_{goal.key}", what, [share.value], "share")
-        for end, value in zip(("low", "high"), share.ci95, strict=True):
-            record.add(f"{prefix}_{goal.key}_{end}", f"{what}, 95 % interval, {end}", [value], "share")
+        record.keep(f"{prefix}_{goal.key}_low", low)
+        record.keep(f"{prefix}_{goal.key}_high", high)
     for part in found.cancers:
         name = part.cancer.value
         if part.auc.value is not None:
-            record.add(f"{prefix}_{name}_auc", f"{word}: {name}, AUC", [part.auc.value], "")
+            record.add(f"{prefix}_{name}_auc", f"{word}: {name}, AUC", [part.auc.value], "area")
         if part.baseline is not None and part.baseline.sensitivity.value is not None:
             spared, hit = part.baseline.specificity, part.baseline.sensitivity
             what = f"{word}: {name}, thresholds find ({hit.hits} of {hit.n}; {spared.hits} of {spared.n} left alone)"

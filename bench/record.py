@@ -40,6 +40,7 @@ class Record:
     title: str
     goals: dict[str, Goal] = field(default_factory=dict)
     rows: list[tuple[str, str, float, str]] = field(default_factory=list)
+    unshown: dict[str, float] = field(default_factory=dict)
 
     def add(self, key: str, what: str, values: Sequence[float], unit: str) -> float:
         """Add the median of `values`; returns it."""
@@ -48,11 +49,15 @@ class Record:
         self.rows.append((key, f"{what} [dim]({unit})[/]", median, spread))
         return median
 
+    def keep(self, key: str, value: float) -> None:
+        """A figure for the file alone, such as the end of an interval that stands in another figure's row."""
+        self.unshown[key] = value
+
     def finish(self) -> None:
         """Print the table and write the file."""
         console = Console()
         table = Table("figure", "median", "range", "goal", title=f"{self.title}\n[dim]{machine()}[/]")
-        figures = {key: value for key, _, value, _ in self.rows}
+        figures = {key: value for key, _, value, _ in self.rows} | self.unshown
         for key, what, value, spread in self.rows:
             table.add_row(what, f"{value:.4g}", spread, self._verdict(key, value))
         console.print(table)

@@ -13,9 +13,10 @@ from engines.phantom.anatomy import Layer, body_layers, bone_layers, build_frame
 from engines.phantom.labels import Tissue
 from engines.phantom.lesions import lesion_layers
 from engines.phantom.noise import Kernel, couch, noise_filter, slice_noise, slice_sd
-from engines.phantom.patient import Patient, Warp
+from engines.phantom.patient import Patient, warp_of
 from engines.phantom.shapes import Grid
 from engines.phantom.viscera import abdominal_layers, build_organs, liver_vessels, lung_vessels, mediastinal_layers
+from engines.phantom.warp import Warp
 
 Labels = npt.NDArray[np.uint8]
 LUNG_APEX_MM, SYMPHYSIS_MM = 640.0, -10.0
@@ -59,7 +60,7 @@ def body_size_mm(patient: Patient) -> tuple[float, float]:
     """Depth and width (y, x) of a field of view that holds the whole patient."""
     body = build_frame(patient).body
     _, (front, back), (right, left) = body.bounds
-    slack = Warp.of(patient).slack_mm
+    slack = warp_of(patient).slack_mm
     return (
         (2 * max(-front, back) + 2 * slack) * patient.scale[1] + 10,
         (2 * max(-right, left) + 2 * slack) * patient.scale[2] + 10,
@@ -105,7 +106,7 @@ def render_blocks(patient: Patient, scan: Scan) -> Iterator[tuple[npt.NDArray[np
     geometry = geometry_of(patient, scan)
     nz, ny, nx = geometry.shape
     dz, dy, dx = geometry.spacing_mm
-    warp, layers = Warp.of(patient), layers_of(patient)
+    warp, layers = warp_of(patient), layers_of(patient)
     subslices = max(round(dz / _SUBSLICE_MM), 1)
     per_block = max(_BLOCK_VOXELS // (ny * nx * subslices), 1)
     y = geometry.origin_mm[1] + np.arange(ny, dtype=np.float64) * dy

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from core.finding import Cancer
-from engines.phantom.patient import Warp
 from engines.phantom.torso import difficulty
+from engines.phantom.warp import Warp
 
 Key = TypeVar("Key")
 Points = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ import pytest
 
 from core.volume import Volume
 from engines.phantom import Kernel, LesionKind, Patient, Scan, Tissue, geometry_of, organ_mask, render, sample_patient
-from engines.phantom.patient import Warp
+from engines.phantom.patient import warp_of
 from engines.phantom.rendering import Labels
 
 COARSE = Scan(spacing_mm=(5.0, 3.0, 3.0), matrix=None, kernel=None)
@@ -101,7 +101,7 @@ def test_women_have_breasts_and_men_have_none() -> None:
 
 def test_lesions_are_where_the_patient_says(rendered: Rendered) -> None:
     for patient, volume, labels in rendered.values():
-        warp = Warp.of(patient)
+        warp = warp_of(patient)
         for organ, tissue in (("lung", Tissue.LUNG_LESION), ("liver", Tissue.LIVER_LESION)):
             (lesion,) = patient.cancers(organ)
             z, y, x = warp.to_patient(lesion.centre)
