@@ -1,7 +1,8 @@
 """When to ask a source, for which days, and when to fetch. Pure: times come in.
 
 Asked: once a night; once the scanners have had time to push again after this box was away for long; again, later and
-later, after a source that did not answer. A clock that was set back makes us ask once more than needed, never less.
+later, after a source that did not answer, and at once when this process begins anew. A clock that was set back
+makes us ask once more than needed, never less.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Asked:
 
 def due(now: dt.datetime, rules: Rules, asked: Asked, started: dt.datetime, away: dt.timedelta | None) -> str | None:
     """Why to ask now, in a word; None if not yet. started: this process; away: how long the box was before that."""
-    if asked.failures and asked.last_try and dt.timedelta() <= now - asked.last_try < retry_after(asked.failures):
+    tried = asked.last_try if asked.failures else None
+    if tried is not None and started <= tried <= now < tried + retry_after(asked.failures):
         return None
     if asked.last_success is None or asked.last_success > now:
         return "first"

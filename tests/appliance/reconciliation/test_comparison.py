@@ -134,6 +134,7 @@ LONG, SHORT = dt.timedelta(hours=3), dt.timedelta(minutes=3)
         (at(14), Asked(at(2, day=19), at(13, 57), 1), at(1), None, None),
         (at(14), Asked(at(2, day=19), at(13, 55), 1), at(1), None, "night"),
         (at(14), Asked(None, at(13, 30), 9), at(1), None, None),
+        (at(14), Asked(None, at(13, 30), 9), at(13, 59), None, "first"),  # started since: what was wrong may be mended
     ],
 )
 def test_when_a_source_is_asked(
