@@ -54,6 +54,7 @@ class Site:
     ae_title: str = "ONESCAN"
     quiet_seconds: float = 10.0
     max_attempts: int = 3
+    reconciliation: Mapping[str, Any] = field(default_factory=dict)
     modes: Mapping[str, str] = field(default_factory=lambda: {cancer.value: "research" for cancer in Cancer})
 
 
@@ -252,6 +253,7 @@ class OneScan:
                 "quiet_seconds": self.site.quiet_seconds,
                 "min_free_bytes": 64 << 20,
             },
+            "reconciliation": dict(self.site.reconciliation),
             "analyser": {"max_attempts": self.site.max_attempts},
             "modes": dict(self.site.modes),
             "pacs": [{"name": "pacs", "host": "127.0.0.1", "port": self.pacs.port, "ae_title": self.pacs.ae_title}],
