@@ -15,7 +15,7 @@ from deploy.onescan import OneScan, Site
 from tests.appliance.intake.stand import association, send
 from tests.integration.conftest import Hospital, Sent
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def of_today(sent: Sent) -> Sent:
