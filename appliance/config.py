@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, StringConstrai
 
 from core.errors import ConfigError
 from core.finding import Cancer, Mode
+from core.requirement import Requirement, requirements
 from core.wire import Slug
 
 AETitle = Annotated[str, StringConstraints(pattern=r"^[ -\[\]-~]{1,16}$", strip_whitespace=True)]
@@ -80,6 +81,15 @@ class AnalyserConfig(_Section):
     unload_after_s: float = Field(300.0, ge=0, description="s without work after which the networks leave memory")
     modes: dict[Cancer, Mode] = Field(default_factory=dict, description="who may see a cancer's answer; default silent")
     clinical_sign_off: str = Field("", description="named clinician who signed off clinical use at this site")
+    series: dict[Cancer, Requirement] = Field(
+        default_factory=dict,
+        description="what a series must be for a cancer, beyond the defaults: tightens, never widens",
+    )
+
+    @model_validator(mode="after")
+    def _some_series_can_serve(self) -> AnalyserConfig:
+        requirements(self.series)
+        return self
 
     @model_validator(mode="after")
     def _clinical_needs_a_name(self) -> AnalyserConfig:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.ports import BundleRow, BundleShelf
 from appliance.reporting import Model
 from core.errors import BundleRefused, EngineError
-from core.finding import Reason
+from core.finding import Cancer, Reason
+from core.requirement import ANY, Requirement
 from engines.bundle import Bundle, open_bundle
 from engines.cascade import Budget, Cascade
 from engines.manifest import Manifest
@@ -22,11 +23,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenModel:
-    """A bundle that is verified and ready; or, without a cascade, why none is."""
+    """A bundle that is verified and ready; or, without a cascade, why none is.
+
+    asked: what its manifest asks of a series, for each cancer that it knows.
+    """
 
     cascade: Cascade | None
     model: Model | None
     without: Reason = Reason.NO_ACTIVE_BUNDLE
+    asked: Mapping[Cancer, Requirement] = field(default_factory=dict)
 
 
 class Models:
@@ -66,7 +71,9 @@ class Models:
         try:
             bundle = open_bundle(self._bundles / row.digest)
             return OpenModel(
-                Cascade(bundle, self._runtime(bundle), self._budget), model_of(bundle.manifest, row.digest)
+                Cascade(bundle, self._runtime(bundle), self._budget),
+                model_of(bundle.manifest, row.digest),
+                asked=asked_by(bundle.manifest),
             )
         except (BundleRefused, EngineError) as error:
             log.error("the active bundle can't be used", exc_info=error, extra={"bundle": row.digest})
@@ -78,6 +85,12 @@ class Models:
             return False
         self._open = None
         return True
+
+
+def asked_by(manifest: Manifest) -> dict[Cancer, Requirement]:
+    """What a bundle's contraindications ask of a series: what else they say is seen in the images, by the cascade."""
+    limits = {c.cancer: c.contraindications.max_slice_spacing_mm for c in manifest.cancers}
+    return {cancer: Requirement(max_spacing_mm=min(mm, ANY.max_spacing_mm)) for cancer, mm in limits.items()}
 
 
 def model_of(manifest: Manifest, digest: str) -> Model:

@@ -2,7 +2,7 @@
 
     scanner ──▶ intake.receiver     each slice durable and journalled before success                (receiver)
                 intake.assembly     complete when its geometry says so ──▶ hand-over
-            ──▶ imaging.select      which series serves, or the reason why none does                (analyser:
+            ──▶ imaging.select      which series serves which cancer, or the reason why none does   (analyser:
                 imaging.volume      its slices as one volume in HU                                   this page)
                 engines.cascade     localise, detect: seven answers
                 reporting           SR, SEG, key images, durable on disk
@@ -19,8 +19,8 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from appliance.identity.pseudonyms import Pseudonyms
@@ -33,6 +33,7 @@ from appliance.storage.journal import CommittedObject, StudyRow
 from core.durable import make_folder
 from core.errors import InputRefused
 from core.finding import Answer, Cancer, Mode, Reason, complete
+from core.requirement import DEFAULTS, Requirement
 from core.volume import Volume
 from core.wire import AnswerBody, BundleRef, LesionBody, ResultBody, Scanner, as_token, result_id
 from engines.cascade import Analysis, Cascade, PatientContext
@@ -60,6 +61,10 @@ class Desk:
     was_reported: Callable[[str], bool]
     now: Callable[[], dt.datetime]
     cancelled: Callable[[], bool]
+    asked: Mapping[Cancer, Requirement] = field(default_factory=lambda: DEFAULTS)
+    """What a series must be for each cancer."""
+    looked_for: Collection[Cancer] = tuple(Cancer)
+    """The cancers that the model knows: the series is chosen for them."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,13 @@ class Scan:
     """What of a study can be read: the series of `headers` as one volume, or the refusal that says why not.
 
     headers: of the chosen series in the order of the volume; of all readable images where none was chosen.
+    unserved: the cancers that this series does not serve, and why.
     """
 
     headers: Sequence[ImageHeader]
     volume: Volume | None = None
     refusal: InputRefused | None = None
+    unserved: Mapping[Cancer, tuple[Reason, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Reading:
 
 def read_study(desk: Desk, study: StudyRow, instances: Sequence[StoredInstance]) -> Reading:
     """One study through the analyser's stages. `study` was started in the journal; commit what comes back there."""
-    scan = open_scan(instances)
+    scan = open_scan(instances, desk.asked, desk.looked_for)
     analysis = analyse(desk, scan)
     answers = for_this_site(analysis.answers, desk.modes)
     body = describe(desk, study, scan, answers)
@@ -108,15 +115,23 @@ def read_without_analysis(desk: Desk, study: StudyRow, instances: Sequence[Store
     return Reading(body, answers, objects, {})
 
 
-def open_scan(instances: Sequence[StoredInstance]) -> Scan:
-    """Choose the series to read and stack it. A refusal is part of the scan, not an exception: it becomes an answer."""
+def open_scan(
+    instances: Sequence[StoredInstance],
+    asked: Mapping[Cancer, Requirement] = DEFAULTS,
+    looked_for: Collection[Cancer] = tuple(Cancer),
+) -> Scan:
+    """Choose the series that serves most cancers and stack it.
+
+    A refusal is part of the scan, not an exception: it becomes an answer.
+    """
     headers: Sequence[ImageHeader] = ()
     try:
         headers = [read_header(instance.path) for instance in instances]
-        selection = select(headers)
-        if selection.chosen is None:
+        selection = select(headers, asked=asked, looked_for=looked_for)
+        if not selection.series:
             raise InputRefused(selection.reason or Reason.NO_CT, selection.detail)
-        return Scan(selection.chosen, build_volume(selection.chosen))
+        chosen = selection.series[0]
+        return Scan(chosen.headers, build_volume(chosen.headers), unserved=chosen.others)
     except InputRefused as refusal:
         return Scan(headers, refusal=refusal)
 
@@ -129,7 +144,7 @@ def analyse(desk: Desk, scan: Scan) -> Analysis:
     if desk.cascade is None:
         return unanswered(desk.without)
     patient = PatientContext(age_years=scan.headers[0].age_years, sex=scan.headers[0].sex)
-    return desk.cascade.analyse(scan.volume, patient, cancelled=desk.cancelled)
+    return desk.cascade.analyse(scan.volume, patient, scan.unserved, cancelled=desk.cancelled)
 
 
 def unanswered(reason: Reason, detail: str = "") -> Analysis:

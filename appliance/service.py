@@ -27,6 +27,8 @@ from appliance.storage.pace_file import PaceFile
 from appliance.storage.reconciliation import ReconciliationList
 from core import durable
 from core.errors import ConfigError, OneScanError
+from core.finding import Cancer
+from core.requirement import requirements
 from core.wire import DesiredBody, EventBody
 
 if TYPE_CHECKING:
@@ -182,6 +184,8 @@ def study_reader(config: ApplianceConfig, journal: Journal, process: RoleProcess
             was_reported=journal.has_report,
             now=clock.now,
             cancelled=process.stopping.is_set,
+            asked=requirements(opened.asked, settings.series),
+            looked_for=tuple(opened.asked) or tuple(Cancer),
         )
 
     return StudyReader(desk, models.rest)

@@ -63,6 +63,7 @@ class Reason(str, enum.Enum):
     NOT_COVERED = "organ not covered"
     ORGAN_NOT_FOUND = "organ not found"
     CONTRAST = "contrast phase not supported"
+    KERNEL = "reconstruction kernel not supported"
     AGE = "no evidence for this age"
     SEX = "no evidence for this sex"
     OUT_OF_DISTRIBUTION = "unlike the images this model knows"

@@ -6,7 +6,8 @@ result will state. No network, no clock, no state.
     header.py    what the header of an image says
     kernels.py   is a reconstruction kernel soft or sharp? names differ per vendor
     stack.py     do these slices make a regular grid? if not, why not
-    select.py    which series serves best, and why the others don't
+    serving.py   the table of questions: does a series serve for a cancer?
+    select.py    for each cancer the series that serves best, or why none does
     decode.py    one image to HU
     volume.py    the chosen series to a volume
 

@@ -1,22 +1,24 @@
-"""Which series of a study to read: the best axial soft-kernel series, and for every other one why it does not serve.
+"""Which series of a study to read: for each cancer the best one that serves, or the reason why none does.
 
-Pure. A series is refused as a whole: images of another kind in it (a localizer, a dose capture) are left out first.
-Of the series that serve, in this order: (1) at least 80 % of the longest coverage; (2) the softest kernel; (3) no
-contrast agent; (4) original before derived images; (5) spacing nearest to 2 mm, on a logarithmic scale.
+Pure. First every series is judged as such: images of another kind in it (a localizer, a dose capture) are left out,
+then `IMAGES` is asked of all that is left, then `stack` whether they make a grid. What serves as a series is asked the
+questions of `serving.QUESTIONS` for each cancer. Of the series that serve, `PREFERENCES` decide; they are the same for
+all cancers, so that one reading serves as many as it can.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from appliance.imaging.header import CT_IMAGE, ENHANCED_CT, ImageHeader
-from appliance.imaging.kernels import sharpness
+from appliance.imaging.serving import Refusal, kernel_of, unserved
 from appliance.imaging.stack import Stack, StackRules, make_stack
 from core.errors import InputRefused
-from core.finding import Reason
+from core.finding import Cancer, Reason
+from core.requirement import DEFAULTS, Requirement
 
 _COVERAGE = 0.8
 _PREFERRED_SPACING_MM = 2.0
@@ -35,41 +37,141 @@ _TELLING = (
 )
 _FAR_FROM_SERVING = frozenset({Reason.TOO_FEW_SLICES, Reason.NO_AXIAL_SERIES, Reason.NO_CT})
 
-Refusal = tuple[Reason, str]
+
+@dataclass(frozen=True)
+class Chosen:
+    """A series to read. headers: most inferior first. cancers: that it serves best, in their order.
+
+    others: why it does not serve the other cancers; one that it serves, but not best, is in neither.
+    why: one sentence for the receipt, no patient identity.
+    """
+
+    headers: tuple[ImageHeader, ...]
+    cancers: tuple[Cancer, ...]
+    others: Mapping[Cancer, Refusal]
+    why: str
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The outcome. chosen: slices, most inferior first; None where no series serves, then `reason` is set.
+    """The outcome: every cancer is in one `series` or in `without`, never in both.
 
-    refused: per series UID. why: one sentence for the receipt, no patient identity.
+    series: the one that serves most of the cancers looked for first. without: why no series serves a cancer.
+    refused: why a series serves no cancer at all, per series UID.
     """
 
-    chosen: tuple[ImageHeader, ...] | None
+    series: tuple[Chosen, ...]
+    without: Mapping[Cancer, Refusal]
     refused: Mapping[str, Refusal]
-    why: str
-    reason: Reason | None = None
-    detail: str = ""
+
+    @property
+    def chosen(self) -> tuple[ImageHeader, ...] | None:
+        """The slices of the series that serves most cancers; None where none serves any."""
+        return self.series[0].headers if self.series else None
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why no series serves any cancer; None where one does."""
+        return None if self.series else self.without[Cancer.LUNG][0]
+
+    @property
+    def detail(self) -> str:
+        """The same in words."""
+        return "" if self.series else self.without[Cancer.LUNG][1]
 
 
-def select(headers: Iterable[ImageHeader], rules: StackRules | None = None) -> Selection:
-    """Choose the series of a study to read."""
+def select(
+    headers: Iterable[ImageHeader],
+    rules: StackRules | None = None,
+    asked: Mapping[Cancer, Requirement] = DEFAULTS,
+    looked_for: Collection[Cancer] = tuple(Cancer),
+) -> Selection:
+    """Choose the series of a study to read.
+
+    asked: what a series must be for each of the seven cancers. looked_for: those that count when series are ordered.
+    """
     series: dict[str, list[ImageHeader]] = defaultdict(list)
     for header in headers:
         series[header.series_uid].append(header)
-    serving: list[Stack] = []
+    stacks: list[Stack] = []
     refused: dict[str, Refusal] = {}
-    for uid, images in series.items():
+    for uid in sorted(series):
         try:
-            serving.append(make_stack(_slices(images), rules or StackRules()))
+            stacks.append(make_stack(_slices(series[uid]), rules or StackRules()))
         except InputRefused as error:
             refused[uid] = (error.reason, error.detail)
-    if not serving:
-        reason, detail = _most_telling(series, refused)
-        return Selection(None, refused, f"no series serves: {reason.value}", reason, detail)
-    longest = max(map(_coverage_mm, serving))
-    best = min((s for s in serving if _coverage_mm(s) >= _COVERAGE * longest), key=_preference)
-    return Selection(best.headers, refused, _why(best, len(serving), len(series)))
+    if not stacks:
+        return Selection((), dict.fromkeys(Cancer, _most_telling(series, refused)), refused)
+    return _for_each_cancer(stacks, asked, refused, len(series), looked_for)
+
+
+def _for_each_cancer(
+    stacks: Sequence[Stack],
+    asked: Mapping[Cancer, Requirement],
+    refused: dict[str, Refusal],
+    received: int,
+    looked_for: Collection[Cancer],
+) -> Selection:
+    without: dict[Cancer, Refusal] = {}
+    best: dict[Cancer, Stack] = {}
+    served: set[str] = set()
+    for cancer in Cancer:
+        answers = [(stack, unserved(stack, asked[cancer])) for stack in stacks]
+        serving = [stack for stack, refusal in answers if refusal is None]
+        served |= {_uid(stack) for stack in serving}
+        if serving:
+            best[cancer] = _best(serving)
+        else:
+            nearest = _best(stacks)  # why the one that would be read otherwise does not serve
+            without[cancer] = next(r for stack, r in answers if stack is nearest and r is not None)
+    for stack in stacks:
+        if _uid(stack) not in served:
+            refused[_uid(stack)] = next(r for c in Cancer if (r := unserved(stack, asked[c])) is not None)
+    readings = _by_series(best, asked, len(stacks), received)
+    # stable: where as many are served, the series of the first cancer goes first
+    ordered = sorted(readings, key=lambda chosen: -len({*chosen.cancers} & {*looked_for}))
+    return Selection(tuple(ordered), without, refused)
+
+
+def _by_series(
+    best: Mapping[Cancer, Stack], asked: Mapping[Cancer, Requirement], serving: int, received: int
+) -> list[Chosen]:
+    readings: dict[str, tuple[Stack, list[Cancer]]] = {}
+    for cancer, stack in best.items():
+        readings.setdefault(_uid(stack), (stack, []))[1].append(cancer)
+    return [
+        Chosen(stack.headers, tuple(cancers), _others(stack, asked), _why(stack, serving, received))
+        for stack, cancers in readings.values()
+    ]
+
+
+def _others(stack: Stack, asked: Mapping[Cancer, Requirement]) -> dict[Cancer, Refusal]:
+    return {c: refusal for c in Cancer if (refusal := unserved(stack, asked[c])) is not None}
+
+
+def _best(stacks: Sequence[Stack]) -> Stack:
+    """The preferred one of those that cover at least 80 % of the longest."""
+    longest = max(map(_coverage_mm, stacks))
+    long_enough = [stack for stack in stacks if _coverage_mm(stack) >= _COVERAGE * longest]
+    return min(long_enough, key=lambda stack: (*(prefer(stack) for _, prefer in PREFERENCES), _uid(stack)))
+
+
+ImageQuestion = tuple[Reason, str, Callable[[ImageHeader], bool]]
+IMAGES: tuple[ImageQuestion, ...] = (
+    # reason, what is said, True where an image does not serve
+    (
+        Reason.NO_AXIAL_SERIES,
+        "derived images (projection, rendering or map)",
+        lambda h: bool(_PROCESSED & {*h.image_type}),
+    ),
+    (Reason.NO_AXIAL_SERIES, "pixel values are not HU", lambda h: h.rescale_type not in _HU),
+    (Reason.UNREADABLE, "no rescale to HU in the header", lambda h: not h.rescale_slope or h.rescale_intercept is None),
+    (
+        Reason.UNREADABLE,
+        "not single-frame MONOCHROME2 images",
+        lambda h: h.frames != 1 or h.samples_per_pixel != 1 or h.photometric != "MONOCHROME2",
+    ),
+)
 
 
 def _slices(images: Sequence[ImageHeader]) -> list[ImageHeader]:
@@ -82,14 +184,9 @@ def _slices(images: Sequence[ImageHeader]) -> list[ImageHeader]:
     slices = [h for h in ct if not _LOCALIZER & set(h.image_type) and h.orientation is not None]
     if not slices:
         raise InputRefused(Reason.NO_AXIAL_SERIES, "a localizer, or images without orientation")
-    if any(_PROCESSED & set(h.image_type) for h in slices):
-        raise InputRefused(Reason.NO_AXIAL_SERIES, "derived images (projection, rendering or map)")
-    if any(h.rescale_type not in _HU for h in slices):
-        raise InputRefused(Reason.NO_AXIAL_SERIES, "pixel values are not HU")
-    if any(h.rescale_slope is None or h.rescale_intercept is None or h.rescale_slope == 0 for h in slices):
-        raise InputRefused(Reason.UNREADABLE, "no rescale to HU in the header")
-    if any(h.frames != 1 or h.samples_per_pixel != 1 or h.photometric != "MONOCHROME2" for h in slices):
-        raise InputRefused(Reason.UNREADABLE, "not single-frame MONOCHROME2 images")
+    for reason, said, fails in IMAGES:
+        if any(map(fails, slices)):
+            raise InputRefused(reason, said)
     return slices
 
 
@@ -97,20 +194,25 @@ def _coverage_mm(stack: Stack) -> float:
     return stack.geometry.extent_mm[0]
 
 
-def _preference(stack: Stack) -> tuple[int, bool, bool, float, str]:
-    first = stack.headers[0]
-    return (
-        sharpness(first.manufacturer, first.kernel),
-        bool(first.contrast_agent),
-        "DERIVED" in first.image_type[:1],
-        abs(math.log(stack.geometry.spacing_mm[0] / _PREFERRED_SPACING_MM)),
-        first.series_uid,
-    )
+def _uid(stack: Stack) -> str:
+    return stack.headers[0].series_uid
+
+
+PREFERENCES: tuple[tuple[str, Callable[[Stack], float]], ...] = (
+    # the smaller value goes first; the next line decides among equals
+    ("softest kernel", lambda stack: float(kernel_of(stack))),
+    ("no contrast agent", lambda stack: float(bool(stack.headers[0].contrast_agent))),
+    ("original before derived images", lambda stack: float("DERIVED" in stack.headers[0].image_type[:1])),
+    (
+        f"spacing nearest to {_PREFERRED_SPACING_MM:g} mm, on a logarithmic scale",
+        lambda stack: abs(math.log(stack.geometry.spacing_mm[0] / _PREFERRED_SPACING_MM)),
+    ),
+)
 
 
 def _why(stack: Stack, serving: int, all_series: int) -> str:
     first, z = stack.headers[0], stack.geometry.spacing_mm[0]
-    kernel = sharpness(first.manufacturer, first.kernel).name.lower()
+    kernel = kernel_of(stack).name.lower()
     return (
         f"best of {serving} series that serve ({all_series} received): {len(stack.headers)} axial slices every "
         f"{z:g} mm, {_coverage_mm(stack):.0f} mm covered, {kernel} kernel {first.kernel or '(not named)'}"
@@ -123,9 +225,9 @@ def _most_telling(series: Mapping[str, Sequence[ImageHeader]], refused: Mapping[
     if not refused:
         return Reason.NO_CT, "the study has no images"
     uid = min(
-        refused,
+        sorted(refused),
         key=lambda u: (refused[u][0] in _FAR_FROM_SERVING, -len(series[u]), _TELLING.index(refused[u][0])),
     )
     if refused[uid][0] in _FAR_FROM_SERVING:  # among those, the table counts more than the number of images
-        uid = min(refused, key=lambda u: (_TELLING.index(refused[u][0]), -len(series[u])))
+        uid = min(sorted(refused), key=lambda u: (_TELLING.index(refused[u][0]), -len(series[u])))
     return refused[uid]

@@ -62,6 +62,7 @@ REASON_VALUES: dict[Reason, str] = {
     Reason.NOT_COVERED: "not_covered",
     Reason.ORGAN_NOT_FOUND: "organ_not_found",
     Reason.CONTRAST: "contrast",
+    Reason.KERNEL: "kernel",
     Reason.AGE: "age",
     Reason.SEX: "sex",
     Reason.OUT_OF_DISTRIBUTION: "out_of_distrib",

@@ -32,8 +32,8 @@ def test_a_regular_series_is_chosen_bottom_first(tmp_path: Path) -> None:
     assert selection.chosen is not None
     assert [h.position[2] for h in selection.chosen if h.position] == [2.0 * i for i in range(12)]
     assert selection.refused == {}
-    assert "12 axial slices every 2 mm" in selection.why
-    assert "B30F" in selection.why
+    assert "12 axial slices every 2 mm" in selection.series[0].why
+    assert "B30F" in selection.series[0].why
 
 
 def _tilted() -> list[Dataset]:
