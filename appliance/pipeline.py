@@ -25,7 +25,7 @@ from pathlib import Path
 
 from appliance.identity.pseudonyms import Pseudonyms
 from appliance.imaging.header import ImageHeader, read_header
-from appliance.imaging.select import select
+from appliance.imaging.select import Selection, select
 from appliance.imaging.volume import build_volume
 from appliance.ports import CompleteBy, StoredInstance
 from appliance.reporting import Equipment, Model, ReportContext, ReportFailed, ResultObject, write_objects
@@ -131,9 +131,24 @@ def open_scan(
         if not selection.series:
             raise InputRefused(selection.reason or Reason.NO_CT, selection.detail)
         chosen = selection.series[0]
-        return Scan(chosen.headers, build_volume(chosen.headers), unserved=chosen.others)
+        _log_choice(selection)
+        return Scan(chosen.headers, build_volume(chosen.headers), unserved=_unserved(selection))
     except InputRefused as refusal:
         return Scan(headers, refusal=refusal)
+
+
+def _unserved(selection: Selection) -> dict[Cancer, tuple[Reason, str]]:
+    """Why the series that is read does not serve a cancer, and whether another one of the study would."""
+    elsewhere = {cancer for other in selection.series[1:] for cancer in other.cancers}
+    said = selection.series[0].others.items()
+    return {c: (why, f"{detail}; another series would do" if c in elsewhere else detail) for c, (why, detail) in said}
+
+
+def _log_choice(selection: Selection) -> None:
+    """For who asks why a series was not read; no UID, no word of the patient."""
+    refused = sorted(f"{reason.value}: {detail}" for reason, detail in selection.refused.values())
+    without = {cancer.value: reason.value for cancer, (reason, _) in selection.series[0].others.items()}
+    log.info("series chosen", extra={"why": selection.series[0].why, "refused": refused, "does_not_serve": without})
 
 
 def analyse(desk: Desk, scan: Scan) -> Analysis:
