@@ -177,3 +177,22 @@ def test_every_cancer_has_one_series_or_one_reason(study: dict[str, list[ImageHe
     assert sorted(answered) == sorted(Cancer)
     for chosen in selection.series:
         assert not set(chosen.cancers) & set(chosen.others)
+
+
+def test_the_real_chest_serves_all_until_a_limit_says_otherwise(real_data: Path) -> None:
+    headers = [read_header(p) for p in sorted((real_data / "lungpetctdx_A0001_chest_5mm_B").glob("*.dcm"))]
+    [only] = select(headers).series
+    assert only.cancers == tuple(Cancer)
+    asked = requirements(
+        {
+            Cancer.LIVER: Requirement(max_spacing_mm=2.5),
+            Cancer.BREAST: Requirement(min_diameter_mm=450.0),  # 512 pixels of 0.842 mm are 431 mm
+            Cancer.COLORECTUM: Requirement(min_extent_mm=350.0),  # 64 slices of 5 mm are 320 mm
+        }
+    )
+    without = select(headers, asked=asked).without
+    assert {cancer: reason for cancer, (reason, _) in without.items()} == {
+        Cancer.LIVER: Reason.TOO_THICK,
+        Cancer.BREAST: Reason.NOT_COVERED,
+        Cancer.COLORECTUM: Reason.NOT_COVERED,
+    }
