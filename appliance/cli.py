@@ -140,16 +140,22 @@ def senders(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) 
     if as_json:
         typer.echo(json.dumps([asdict(sender) for sender in found], indent=2))
         return
-    table = Table("sender", "last heard of", "associations", "slices", "what went wrong last", "not taken")
+    table = Table("sender", "last heard of", "associations", "slices", "requests", "what went wrong last", "not taken")
     for sender in found:
         associations = f"{sender.associations} accepted"
         for count, word in ((sender.associations_refused, "refused"), (sender.associations_broken, "broken off")):
             associations += f"\n[bold red]{count} {word}[/]" if count else ""
         slices = str(sender.instances)
         slices += f"\n[bold red]{sender.instances_refused} refused[/]" if sender.instances_refused else ""
+        requests = str(sender.requests)
+        requests += f"\n[bold red]{sender.requests_refused} refused[/]" if sender.requests_refused else ""
+        requests += f"\n{sender.reports_owed} reports owed" if sender.reports_owed else ""
+        requests += f"\n[dim]{escape(sender.report_trouble)}[/]" if sender.report_trouble else ""
         trouble = f"{escape(sender.trouble)}\n[dim]{sender.trouble_at}[/]" if sender.trouble else ""
         title = f"[bold]{escape(sender.ae_title)}[/]\n{sender.address}{' over TLS' if sender.tls else ''}"
-        table.add_row(title, sender.last_at, associations, slices, trouble, "\n".join(_not_taken(sender.not_taken)))
+        table.add_row(
+            title, sender.last_at, associations, slices, requests, trouble, "\n".join(_not_taken(sender.not_taken))
+        )
     _screen.print(table if found else "Nobody has connected since the receiver started.")
 
 

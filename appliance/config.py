@@ -39,6 +39,39 @@ class ReceiverTlsConfig(_Section):
     )
 
 
+class PeerTlsConfig(_Section):
+    """DICOM over TLS on an association of ours."""
+
+    ca: Path = Field(description="PEM file: the authority of the peer's certificate")
+    certificate: Path | None = Field(None, description="PEM file: this box's certificate, if the peer asks for one")
+    key: Path | None = Field(None, description="PEM file: its key")
+
+
+class KnownPeerConfig(_Section):
+    """Where a sender takes what we have to tell it."""
+
+    ae_title: AETitle = Field(description="by which it calls us, and by which we call it")
+    host: str
+    port: Port
+    tls: PeerTlsConfig | None = Field(None, description="none: plain DICOM")
+
+
+class CommitmentConfig(_Section):
+    """Storage Commitment for senders. Without an address a sender gets its reports on its own associations only."""
+
+    peers: tuple[KnownPeerConfig, ...] = Field((), description="senders that are called back with reports")
+    max_references: int = Field(20_000, ge=1, le=100_000, description="instances in one request")
+    max_owed: int = Field(1000, ge=1, description="reports that may wait for one sender; more requests are refused")
+    report_days: float = Field(7.0, gt=0, description="days after which a report that nobody takes is given up")
+
+    @model_validator(mode="after")
+    def _titles_are_unique(self) -> CommitmentConfig:
+        titles = [peer.ae_title for peer in self.peers]
+        if len(titles) != len(set(titles)):
+            raise ValueError("two peers have the same AE title")
+        return self
+
+
 class ReceiverConfig(_Section):
     """How studies come in."""
 
@@ -59,6 +92,8 @@ class ReceiverConfig(_Section):
     idle_s: float = Field(60.0, gt=0, description="s an association may be silent, and s that one PDU may take")
     negotiation_s: float = Field(15.0, gt=0, description="s from connecting to the request for an association")
     max_dataset_bytes: int = Field(2 << 30, ge=1 << 20, description="bytes of one instance")
+    max_request_bytes: int = Field(4 << 20, ge=64 << 10, description="bytes of a data set that is not stored")
+    commitment: CommitmentConfig = CommitmentConfig()
     keep_studies_days: float = Field(30.0, gt=0, description="days that a finished study stays in the spool")
 
 
@@ -107,14 +142,6 @@ class PacsConfig(_Section):
     ae_title: AETitle = Field(description="the PACS's AE title")
 
 
-class SourceTlsConfig(_Section):
-    """DICOM over TLS to a source."""
-
-    ca: Path = Field(description="PEM file: the authority of the source's certificate")
-    certificate: Path | None = Field(None, description="PEM file: this box's certificate, if the source asks for one")
-    key: Path | None = Field(None, description="PEM file: its key")
-
-
 class SourceConfig(_Section):
     """A PACS or scanner that knows which CTs were performed. It has to know our AE title, address and port."""
 
@@ -123,7 +150,7 @@ class SourceConfig(_Section):
     port: Port
     ae_title: AETitle = Field(description="the source's AE title")
     model: Literal["study-root", "patient-root"] = Field("study-root", description="its query/retrieve model")
-    tls: SourceTlsConfig | None = Field(None, description="none: plain DICOM")
+    tls: PeerTlsConfig | None = Field(None, description="none: plain DICOM")
 
 
 class WebSourceConfig(_Section):

@@ -33,10 +33,12 @@ from core.wire import DesiredBody, EventBody
 
 if TYPE_CHECKING:
     from appliance.days import Days
+    from appliance.intake.role import CommitmentService
     from appliance.overview import JournalOverview
     from appliance.reading import StudyReader
     from appliance.reconciliation.reconciler import Reconciler
     from appliance.reconciliation.web import WebSource
+    from appliance.storage.commitment_file import CommitmentFile
     from appliance.update.updater import Report
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ def run_receiver(config: ApplianceConfig) -> None:
     from appliance.intake.wire.bounds import Limits
     from appliance.intake.wire.service import Listener
     from appliance.intake.wire.tls import server_context
+    from appliance.storage.commitment_file import CommitmentFile
 
     settings, tls = config.receiver, config.receiver.tls
     listeners = [Listener(settings.host, settings.port)]
@@ -106,6 +109,8 @@ def run_receiver(config: ApplianceConfig) -> None:
             finished=journal.finished_handovers,
             senders_file=config.senders,
             paces=PaceFile(config.intake_db),
+            max_request_bytes=settings.max_request_bytes,
+            commitment=commitment_service(config, stack.enter_context(closing(CommitmentFile(config.intake_db)))),
         )
         stack.callback(receiver.stop)
         receiver.start()
@@ -113,6 +118,31 @@ def run_receiver(config: ApplianceConfig) -> None:
             durable.write_text(config.run / name, str(port))
         ready = f"receives as {settings.ae_title} on port {' and '.join(map(str, receiver.ports))}"
         process.turn(lambda: FOREVER, ready, alive=lambda: receiver.alive)
+
+
+def commitment_service(config: ApplianceConfig, ledger: CommitmentFile) -> CommitmentService:
+    """Storage Commitment as the configuration has it."""
+    import datetime as dt
+
+    from appliance.intake.calling import Peer, PeerCaller
+    from appliance.intake.commitments import Patience
+    from appliance.intake.role import CommitmentService
+    from appliance.intake.wire.tls import client_context
+
+    settings = config.receiver.commitment
+    peers = {
+        peer.ae_title: Peer(
+            peer.host, peer.port, client_context(peer.tls.ca, peer.tls.certificate, peer.tls.key) if peer.tls else None
+        )
+        for peer in settings.peers
+    }
+    return CommitmentService(
+        ledger,
+        PeerCaller(peers, config.receiver.ae_title),
+        most_references=settings.max_references,
+        most_owed=settings.max_owed,
+        patience=Patience(report_for=dt.timedelta(days=settings.report_days)),
+    )
 
 
 def run_analyser(config: ApplianceConfig) -> None:

@@ -4,7 +4,7 @@
                than one image; every axial CT series is contiguous and evenly spaced (`stacking.py`); every count that
                is known agrees. The normal case: the study is handed over in the moment of the release.
     count      geometry can't judge (tilt, mixed series, two phases in one series), but a count is known for every axial
-               CT series and agrees; or the number of the study's instances was announced and they are all here.
+               CT series and agrees; or the study's instances were announced (`announcement.py`) and they are all here.
     quiet      nothing came for the quiet time, which is learned for each sender (`pacing.py`), and no association is at
                this moment bringing the study.
 
@@ -15,8 +15,9 @@ monotonic clock; one that jumps backwards can't make a study complete earlier, a
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from appliance.intake.announcement import Announcement
 from appliance.intake.facts import InstanceFacts
 from appliance.intake.pacing import Pace, Pacing, QuietTime, Sender
 from appliance.intake.stacking import counts_of, judge_series, series_of
@@ -59,7 +60,7 @@ class _Study:
     unreliable: set[Hashable] = field(default_factory=set)  # of `touching`: opened before something broke off
     broken_off: bool = False  # an association that brought it ended badly, and no later one was released since
     last_brought: int = 0  # images that the last released association brought
-    announced: int | None = None
+    announced: Announcement = field(default_factory=Announcement)
     told: str = ""
     senders: dict[Sender, None] = field(default_factory=dict)  # known ones that brought it, in order
     last_by: Hashable = None  # the association of its latest instance
@@ -137,17 +138,17 @@ class Assembly:
         study.senders[sender] = None
         study.last_by = association
 
-    def count_announced(self, study_uid: str, images: int) -> None:
-        """Somebody who knows (MPPS, Storage Commitment request) says how many instances the study has."""
+    def announced(self, study_uid: str, announcement: Announcement) -> None:
+        """What MPPS and Storage Commitment requests say of a study by now."""
         if study_uid in self._studies:
-            self._studies[study_uid].announced = images
+            self._studies[study_uid].announced = announcement
 
     def tick(self, now: float) -> list[Decision]:
         """What is decided at this moment. A study is called complete in every tick until it is forgotten."""
         at = self._at(now)
         decisions: list[Decision] = []
         for study_uid, study in self._studies.items():
-            decision = self._judge(study_uid, study, at)
+            decision = _remarked(self._judge(study_uid, study, at), study)
             if isinstance(decision, Waiting) and decision.explanation == study.told:
                 continue
             study.told = decision.explanation
@@ -200,6 +201,11 @@ class Assembly:
         return Waiting(study_uid, f"waiting for {patience.seconds:g} s of quiet ({patience.source}): {verdict}")
 
 
+def _remarked(decision: Decision, study: _Study) -> Decision:
+    remark = study.announced.remark()
+    return replace(decision, explanation=f"{decision.explanation}; {remark}") if remark else decision
+
+
 def _unfinished(study: _Study) -> str:
     """Why the way in which the images came does not allow to trust geometry; "" if it does."""
     if study.broken_off:
@@ -211,10 +217,9 @@ def _unfinished(study: _Study) -> str:
 
 def _by_content(study_uid: str, study: _Study) -> Complete | str:
     """Complete by geometry or count, or what stands against it."""
-    images = len(study.instances)
-    if study.announced is not None and images < study.announced:
-        return f"{images} of {study.announced} announced instances are here"
-    if study.announced is None and (why := _unfinished(study)):
+    announced, here = study.announced, study.instances.keys()
+    vouched = announced.vouches_for(here)
+    if why := announced.obstacle(here) or ("" if vouched else _unfinished(study)):
         return why
     series = series_of(study.instances.values())
     short = next((line for s in series.values() if (line := counts_of(s).missing)), "")
@@ -225,8 +230,8 @@ def _by_content(study_uid: str, study: _Study) -> Complete | str:
         slices = sum(map(len, series.values()))
         why = f"{len(series)} axial CT series with {slices} slices, contiguous and evenly spaced; association released"
         return Complete(study_uid, "geometry", why)
-    if study.announced is not None:
-        return Complete(study_uid, "count", f"all {study.announced} announced instances are here")
+    if vouched:
+        return Complete(study_uid, "count", f"all {len(announced.named())} announced instances are here")
     if series and all(counts_of(s).known for s in series.values()):
         return Complete(study_uid, "count", f"Images in Acquisition agrees for all {len(series)} axial CT series")
     return obstacle or "the study has no axial CT series"

@@ -1,4 +1,4 @@
-"""The DICOM service: C-ECHO and C-STORE as SCP (PS3.4 A and B), on the bounded upper layer of `wire`.
+"""The DICOM service: C-ECHO, C-STORE, Storage Commitment as SCP (PS3.4 A, B, J), on the bounded upper layer of `wire`.
 
 What is accepted is a literal table below. A study brings more than slices: secondary captures and the dose report are
 accepted and kept with it, but never analysed. Every refusal has a status, a comment for the sender and a log line with
@@ -10,10 +10,13 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from pynetdicom.presentation import PresentationContext, build_context
 
+from appliance.intake.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, encoded_report, event_type
+from appliance.intake.commitments import Commitments
+from appliance.intake.control import Asker, RequestRefused, Status
 from appliance.intake.facts import CT_IMAGE, ENHANCED_CT
 from appliance.intake.refusal import OUT_OF_RESOURCES, PROCESSING_FAILURE, SUCCESS, InstanceRefused
 from appliance.intake.senders import Senders
@@ -22,7 +25,14 @@ from appliance.intake.storing import StoreRequest
 from appliance.intake.wire.acceptor import Context, Rejection, Requestor, Rules
 from appliance.intake.wire.bounds import Limits
 from appliance.intake.wire.link import Link
-from appliance.intake.wire.messages import AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE, C_ECHO_RQ, C_STORE_RQ, Message
+from appliance.intake.wire.messages import (
+    AFFECTED_SOP_CLASS,
+    AFFECTED_SOP_INSTANCE,
+    C_ECHO_RQ,
+    C_STORE_RQ,
+    Message,
+    event_report,
+)
 from appliance.intake.wire.pdus import UNEXPECTED_PDU, PeerFault
 from appliance.intake.wire.service import Listener, Service
 from core.errors import ConfigError, OneScanError, StorageError
@@ -61,6 +71,9 @@ _REJECTIONS: Mapping[Rejection, str] = {
 }
 
 
+_Service: TypeAlias = Callable[[Hashable, Asker, Message, Context], None]
+
+
 class Receiver:
     """The service, from `start` to `stop`. The callbacks run in the threads of the associations."""
 
@@ -72,23 +85,30 @@ class Receiver:
         calling_ae_titles: Sequence[str],
         limits: Limits,
         max_dataset_bytes: int,
+        max_request_bytes: int,
         senders: Senders,
         has_room: Callable[[], bool],
         store: Callable[[StoreRequest], None],
+        commitments: Commitments | None,
         opened: Callable[[Hashable, str, str], None],
         closed: Callable[[Hashable, bool], None],
     ) -> None:
-        """has_room: whether new work may be taken; asked before each association and, by `store`, each instance."""
+        """has_room: whether new work may be taken; asked before each association and, by `store`, each instance.
+
+        max_request_bytes: of a data set that is not stored. commitments: None where storage commitment is not offered.
+        """
         self._listeners, self._senders, self._has_room = tuple(listeners), senders, has_room
         self._store, self._opened, self._closed = store, opened, closed
+        self._commitments = commitments
         self._stopping = False
         _silence_libraries()
         rules = Rules(
             ae_title=ae_title,
             calling=tuple(calling_ae_titles),
-            contexts=_contexts(),
+            contexts=_contexts(commitments is not None),
             max_pdu=PDU_BYTES,
             dataset_limit=max_dataset_bytes,
+            control_limit=max_request_bytes,
             implementation_class_uid=IMPLEMENTATION_CLASS_UID,
             implementation_version_name=IMPLEMENTATION_VERSION_NAME,
         )
@@ -128,6 +148,8 @@ class Receiver:
                 extra={"sender": sender},
             )
         self._opened(link, sender, link.peer)
+        if self._commitments is not None:
+            self._commitments.opened(link, Asker(sender, link.peer), requestor.contexts.values())
 
     def admits(self) -> Rejection | None:
         """See `wire.link.Answers`."""
@@ -150,6 +172,8 @@ class Receiver:
             log.warning("association ended: %s; check the sender", fault, extra={"sender": sender})
         elif not released:
             log.warning("association aborted or cut; the sender has to push again", extra={"sender": sender})
+        if self._commitments is not None:
+            self._commitments.closed(link)
         self._closed(link, released)
 
     def request(self, link: Link, message: Message, context: Context) -> tuple[int, str]:
@@ -158,6 +182,8 @@ class Receiver:
         if message.command == C_ECHO_RQ and context.sop_class_uid == VERIFICATION:
             log.info("C-ECHO answered", extra={"sender": sender})
             return SUCCESS, ""
+        if context.sop_class_uid == PUSH_MODEL and self._commitments is not None:
+            return self._control(link, message, context, self._commitments.request)
         if message.command != C_STORE_RQ or context.sop_class_uid not in SOP_CLASSES:
             raise PeerFault(f"a command {message.command:04X} that this service does not have", UNEXPECTED_PDU)
         request = StoreRequest(
@@ -175,6 +201,55 @@ class Receiver:
         else:
             self._senders.instance_refused(sender, link.peer, comment)
         return status, comment
+
+    def speaks(self, link: Link) -> bool:
+        """See `wire.link.Answers`."""
+        return self._commitments is not None and not self._stopping and self._commitments.speaks(link)
+
+    def speak(self, link: Link) -> bytes:
+        """See `wire.link.Answers`."""
+        assert self._commitments is not None
+        assert link.requestor is not None
+        owed = self._commitments.next_report(link)
+        if owed is None:
+            return b""
+        contexts = link.requestor.contexts
+        context_id = next(number for number, context in contexts.items() if context.sop_class_uid == PUSH_MODEL)
+        message_id, report = owed
+        return event_report(
+            context_id,
+            message_id,
+            (PUSH_MODEL, PUSH_MODEL_INSTANCE),
+            event_type(report),
+            encoded_report(report, contexts[context_id].transfer_syntax),
+            link.requestor.max_pdu,
+        )
+
+    def answered(self, link: Link, message: Message, context: Context) -> None:
+        """See `wire.link.Answers`."""
+        if self._commitments is None:
+            raise PeerFault("an answer to a request that was not made", UNEXPECTED_PDU)
+        self._commitments.answered(link, message)
+
+    def _control(self, link: Link, message: Message, context: Context, service: _Service) -> tuple[int, str]:
+        """A request that stores nothing: its status, and what a field engineer should know of it."""
+        asker = Asker(_sender(link), link.peer)
+        try:
+            service(link, asker, message, context)
+        except RequestRefused as error:
+            status: int = error.status
+            refused: OneScanError = error
+        except StorageError as error:
+            status, refused = Status.RESOURCE_LIMITATION, error
+        except Exception:
+            # The edge of this thread: whatever it was, the sender hears a failure.
+            log.exception("request not answered: unforeseen error", extra={"sender": asker.ae_title})
+            return Status.PROCESSING_FAILURE, "unforeseen error"
+        else:
+            self._senders.asked(asker.ae_title, asker.address)
+            return Status.SUCCESS, ""
+        self._senders.request_refused(asker.ae_title, asker.address, f"request refused: {refused}")
+        return _refuse(status, refused, asker.ae_title, "request")
 
     def _answer(self, request: StoreRequest) -> tuple[int, str]:
         try:
@@ -199,13 +274,14 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.valuerep")
 
 
-def _contexts() -> list[PresentationContext]:
+def _contexts(commitments: bool) -> list[PresentationContext]:
     stored = [build_context(sop_class, list(TRANSFER_SYNTAXES)) for sop_class in SOP_CLASSES]
-    return [build_context(VERIFICATION, _UNCOMPRESSED), *stored]
+    control = [VERIFICATION, *([PUSH_MODEL] if commitments else [])]
+    return [*(build_context(sop_class, _UNCOMPRESSED) for sop_class in control), *stored]
 
 
-def _refuse(status: int, error: OneScanError, sender: str) -> tuple[int, str]:
-    log.warning("instance refused: %s; %s", error, error.remedy(), extra={"sender": sender, "status": f"{status:04X}"})
+def _refuse(status: int, error: OneScanError, sender: str, what: str = "instance") -> tuple[int, str]:
+    log.warning("%s refused: %s; %s", what, error, error.remedy(), extra={"sender": sender, "status": f"{status:04X}"})
     return status, _printable(str(error))
 
 

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,10 @@ _CONTEXTS = 20
 
 @dataclass
 class Sender:
-    """One peer. Times are ISO 8601, UTC. not_taken: (SOP class, transfer syntaxes, result of PS3.8 table 9-18)."""
+    """One peer. Times are ISO 8601, UTC. not_taken: (SOP class, transfer syntaxes, result of PS3.8 table 9-18).
+
+    requests: of storage commitment and the like. reports_owed: of storage commitments, in vain so far or not yet sent.
+    """
 
     ae_title: str
     address: str
@@ -39,6 +42,10 @@ class Sender:
     instances_refused: int = 0
     trouble: str = ""
     trouble_at: str = ""
+    requests: int = 0
+    requests_refused: int = 0
+    reports_owed: int = 0
+    report_trouble: str = ""
     not_taken: tuple[tuple[str, tuple[str, ...], int], ...] = ()
 
 
@@ -83,6 +90,29 @@ class Senders:
         with self._lock:
             sender = self._touched(ae_title, address, why)
             sender.instances_refused += 1
+
+    def asked(self, ae_title: str, address: str) -> None:
+        """A request that stores nothing was answered with success."""
+        with self._lock:
+            self._touched(ae_title, address).requests += 1
+
+    def request_refused(self, ae_title: str, address: str, why: str) -> None:
+        """Such a request was answered with a failure."""
+        with self._lock:
+            self._touched(ae_title, address, why).requests_refused += 1
+
+    def owe(self, owed: Mapping[tuple[str, str], tuple[int, str]]) -> None:
+        """All reports of storage commitments that are owed: by AE title and address how many, and a trouble."""
+        with self._lock:
+            for (ae_title, address), (count, why) in owed.items():
+                if (ae_title, address) not in self._known:
+                    self._touched(ae_title, address)
+                sender = self._known[ae_title, address]
+                self._changed |= (sender.reports_owed, sender.report_trouble) != (count, why)
+                sender.reports_owed, sender.report_trouble = count, why
+            for key, sender in self._known.items():
+                if key not in owed and sender.reports_owed:
+                    sender.reports_owed, sender.report_trouble, self._changed = 0, "", True
 
     def write(self, path: Path) -> None:
         """Write what changed since the last call; StorageError if that fails."""

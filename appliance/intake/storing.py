@@ -54,9 +54,9 @@ class Storing:
         min_free_bytes: int,
         pseudonym: Callable[[str], str],
         duplicate_content: Callable[[str], None],
-        began: Callable[[], None],
+        began: Callable[[str], None],
     ) -> None:
-        """began: called after the first instance of a study, new or reopened, was stored."""
+        """began: called with its UID after the first instance of a study, new or reopened, was stored."""
         self._began = began
         self._spool, self._ledger, self._assembly, self._lock, self._clock = spool, ledger, assembly, lock, clock
         self._min_free_bytes = min_free_bytes
@@ -93,7 +93,7 @@ class Storing:
                     now = self._clock.monotonic()
                     self._assembly.restore(facts.study_uid, before.facts, now, before.pruned)
                 self._arrived(request, facts)
-                self._began()
+                self._began(facts.study_uid)
             else:
                 self._ledger.record(arrival)  # 5
                 self._active(request, facts)

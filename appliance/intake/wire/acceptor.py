@@ -20,7 +20,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
-from appliance.intake.wire.messages import Assembler, Message
+from appliance.intake.wire.messages import CONTROL_LIMIT, Assembler, Message
 from appliance.intake.wire.pdus import INVALID_PARAMETER, RELEASE_REPLY, UNEXPECTED_PDU, Pdu, PduType, PeerFault, encode
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
@@ -47,7 +47,10 @@ class Rejection(Enum):
 
 @dataclass(frozen=True)
 class Rules:
-    """What is accepted. calling: AE titles that may send, empty: all. max_pdu: what we announce, bytes."""
+    """What is accepted. calling: AE titles that may send, empty: all. max_pdu: what we announce, bytes.
+
+    dataset_limit: bytes of a stored data set; control_limit: of that of any other message.
+    """
 
     ae_title: str
     calling: Sequence[str]
@@ -56,6 +59,7 @@ class Rules:
     dataset_limit: int
     implementation_class_uid: str
     implementation_version_name: str
+    control_limit: int = CONTROL_LIMIT
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Request:
-    """A message to be answered."""
+    """A message to be answered, or one that answers us."""
 
     message: Message
     context: Context
@@ -132,7 +136,7 @@ class Acceptor:
     def __init__(self, rules: Rules, claim: Callable[[], Rejection | None]) -> None:
         self.state = State.AWAITING_REQUEST
         self._rules, self._claim = rules, claim
-        self._assembler = Assembler(rules.dataset_limit)
+        self._assembler = Assembler(rules.dataset_limit, rules.control_limit)
         self._contexts: Mapping[int, Context] = {}
 
     def received(self, pdu: Pdu) -> Iterator[AcceptorEvent]:

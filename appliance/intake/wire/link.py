@@ -4,7 +4,8 @@
           last, `Limits.idle_s` at most, however slowly it drips
     TLS   its handshake is done here and counts as negotiation
 
-A request is answered before the next bytes are read: what a peer sends ahead waits in the kernel's buffers.
+A request is answered before the next bytes are read: what a peer sends ahead waits in the kernel's buffers. What we ask
+of the peer (the report of a storage commitment) is said when it pauses, one request at a time.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LINGER_S: Final = 2.0
+_PAUSE_S = 0.5
+"""Silence after which a peer is taken to listen; most release at once, and are called back."""
 _TOLERANCE = 1024 * 1024
 """Beyond the announced PDU length: an A-ASSOCIATE-RQ with many contexts, senders that overstep a little."""
 
@@ -56,6 +59,15 @@ class Answers(Protocol):
 
     def request(self, link: Link, message: Message, context: Context) -> tuple[int, str]:
         """Status and error comment for a message. PeerFault where the association has to end for it."""
+
+    def speaks(self, link: Link) -> bool:
+        """Whether something is to be asked of the peer as soon as it pauses."""
+
+    def speak(self, link: Link) -> bytes:
+        """The PDUs of that request; empty where it is not wanted any more."""
+
+    def answered(self, link: Link, message: Message, context: Context) -> None:
+        """The peer's response to a request of ours. PeerFault where there was none."""
 
     def ended(self, link: Link, released: bool, fault: str) -> None:
         """An association that was established is over. fault: what was wrong, "" where the peer just went."""
@@ -151,17 +163,34 @@ class Link:
     def _receive(self) -> bool:
         """Wait for bytes; False where the peer closed."""
         room, begun = self._stream.room(), self._stream.begun
-        self._socket.settimeout(max(0.001, self._deadline - time.monotonic()))
-        count = self._socket.recv_into(room)
+        count = self._wait_and_receive(room, begun)
         self._stream.filled(count)
         if not begun and self.requestor is not None:
             self._deadline = time.monotonic() + self._service.limits.idle_s
         return count > 0
 
+    def _wait_and_receive(self, room: memoryview, begun: bool) -> int:
+        """As recv_into; if the peer pauses, we say what we have to ask of it."""
+        answers = self._service.answers
+        while self.established and not begun and answers.speaks(self):
+            self._socket.settimeout(min(_PAUSE_S, max(0.001, self._deadline - time.monotonic())))
+            try:
+                return self._socket.recv_into(room)
+            except TimeoutError:
+                if time.monotonic() >= self._deadline:
+                    raise
+                if said := answers.speak(self):
+                    self._send(said)
+        self._socket.settimeout(max(0.001, self._deadline - time.monotonic()))
+        return self._socket.recv_into(room)
+
     def _handled(self, event: AcceptorEvent) -> bool:
         """Do what an event asks for; False where nothing may follow."""
         answers = self._service.answers
         match event:
+            case Request(message, context) if message.is_response:
+                answers.answered(self, message, context)
+                return True
             case Request(message, context):
                 with self._service.at_work():
                     status, comment = answers.request(self, message, context)

@@ -1,4 +1,4 @@
-"""DIMSE messages (PS3.7): put together from P-DATA fragments, and responses taken apart into them. Sans-IO.
+"""DIMSE messages (PS3.7): put together from P-DATA fragments, and what we say taken apart into them. Sans-IO.
 
 A command set is a handful of elements of group 0000, implicit VR little endian (PS3.7 6.3.1); they stay bytes here.
 """
@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from appliance.intake.wire.pdus import INVALID_PARAMETER, UNEXPECTED_PDU, PduType, PeerFault, encode
 
 AFFECTED_SOP_CLASS: Final = 0x0002
+REQUESTED_SOP_CLASS: Final = 0x0003
 COMMAND_FIELD: Final = 0x0100
 MESSAGE_ID: Final = 0x0110
 RESPONDED_TO: Final = 0x0120
@@ -21,13 +22,23 @@ DATA_SET_TYPE: Final = 0x0800
 STATUS: Final = 0x0900
 ERROR_COMMENT: Final = 0x0902
 AFFECTED_SOP_INSTANCE: Final = 0x1000
+REQUESTED_SOP_INSTANCE: Final = 0x1001
+EVENT_TYPE: Final = 0x1002
+ACTION_TYPE: Final = 0x1008
+A_DATA_SET: Final = 0x0001
 NO_DATA_SET: Final = 0x0101
 C_STORE_RQ, C_ECHO_RQ, RESPONSE = 0x0001, 0x0030, 0x8000
+N_EVENT_REPORT_RQ, N_SET_RQ, N_ACTION_RQ, N_CREATE_RQ = 0x0100, 0x0120, 0x0130, 0x0140
+
+CONTROL_LIMIT: Final = 4 * 1024 * 1024
+"""Bytes of a data set that is no stored object, unless configured otherwise: 20,000 references and more."""
 
 _PDV = struct.Struct(">LBB")
 _ELEMENT = struct.Struct("<HHL")
 _COMMAND_LIMIT = 64 * 1024
 _IS_COMMAND, _IS_LAST = 1, 2
+_UNBOUNDED_STEP = 1024 * 1024
+"""Of a peer that takes PDUs of any length."""
 
 
 class Digest(Protocol):
@@ -39,7 +50,7 @@ class Digest(Protocol):
 
 @dataclass(frozen=True)
 class Message:
-    """One DIMSE request. dataset: as encoded by the peer, empty without one; sha256: of it.
+    """One DIMSE message of the peer. dataset: as it encoded it, empty without one; sha256: of it.
 
     elements: of the command set, by element number.
     """
@@ -59,6 +70,25 @@ class Message:
         """Message ID."""
         return _number(self.elements, MESSAGE_ID)
 
+    @property
+    def is_response(self) -> bool:
+        """True where it answers a request of ours; `responded_to` and `status` say which, and how."""
+        return bool(self.command & RESPONSE)
+
+    @property
+    def responded_to(self) -> int:
+        """Message ID Being Responded To."""
+        return self.number(RESPONDED_TO)
+
+    @property
+    def status(self) -> int:
+        """Status."""
+        return self.number(STATUS)
+
+    def number(self, element: int) -> int:
+        """A number of the command set; 0 where it is missing."""
+        return _number(self.elements, element)
+
     def uid(self, element: int) -> str:
         """A UID of the command set; "" where it is missing."""
         return self.elements.get(element, b"").decode("ascii", "replace").rstrip("\0 ")
@@ -76,10 +106,10 @@ class _Incoming:
 
 
 class Assembler:
-    """Fragments in, messages out. dataset_limit: bytes of a data set."""
+    """Fragments in, messages out. dataset_limit: bytes of a stored data set; control_limit: of any other message's."""
 
-    def __init__(self, dataset_limit: int) -> None:
-        self._limit = dataset_limit
+    def __init__(self, dataset_limit: int, control_limit: int = CONTROL_LIMIT) -> None:
+        self._dataset_limit, self._control_limit = dataset_limit, control_limit
         self._incoming: _Incoming | None = None
 
     def fragments(self, body: memoryview) -> Iterator[Message]:
@@ -108,8 +138,10 @@ class Assembler:
             raise PeerFault(what, UNEXPECTED_PDU)
         if incoming.elements is None:
             return self._command_fragment(incoming, control, value)
-        if len(incoming.dataset) + len(value) > self._limit:
-            raise PeerFault(f"a data set of more than {self._limit} bytes")
+        stored = _number(incoming.elements, COMMAND_FIELD) == C_STORE_RQ
+        limit = self._dataset_limit if stored else self._control_limit
+        if len(incoming.dataset) + len(value) > limit:
+            raise PeerFault(f"a data set of more than {limit} bytes")
         incoming.dataset += value
         incoming.digest.update(value)
         return self._whole(incoming) if control & _IS_LAST else None
@@ -152,12 +184,13 @@ def decode_command(data: bytes) -> dict[int, bytes]:
 
 
 def response(request: Message, status: int, comment: str = "", max_pdu: int = 0) -> bytes:
-    """The P-DATA-TF PDUs of a response without data set (PS3.7 9.3). max_pdu: of the peer, 0 for any length.
+    """The P-DATA-TF PDUs of a response without data set (PS3.7 9.3 and 10.3). max_pdu: of the peer, 0 for any length.
 
     comment: Error Comment (0000,0902), at most 64 characters, shown by many senders.
     """
+    sop_class = request.elements.get(AFFECTED_SOP_CLASS) or request.elements.get(REQUESTED_SOP_CLASS, b"")
     elements = {
-        AFFECTED_SOP_CLASS: request.elements.get(AFFECTED_SOP_CLASS, b""),
+        AFFECTED_SOP_CLASS: sop_class,
         COMMAND_FIELD: struct.pack("<H", request.command | RESPONSE),
         RESPONDED_TO: struct.pack("<H", request.message_id),
         DATA_SET_TYPE: struct.pack("<H", NO_DATA_SET),
@@ -166,20 +199,46 @@ def response(request: Message, status: int, comment: str = "", max_pdu: int = 0)
     if comment:
         text = comment.encode("ascii", "replace")[:64]
         elements[ERROR_COMMENT] = text + b" " * (len(text) % 2)
-    if AFFECTED_SOP_INSTANCE in request.elements:
-        elements[AFFECTED_SOP_INSTANCE] = request.elements[AFFECTED_SOP_INSTANCE]
+    for instance in (REQUESTED_SOP_INSTANCE, AFFECTED_SOP_INSTANCE):
+        if instance in request.elements:
+            elements[AFFECTED_SOP_INSTANCE] = request.elements[instance]
+    if ACTION_TYPE in request.elements:
+        elements[ACTION_TYPE] = request.elements[ACTION_TYPE]
+    return b"".join(_fragments(request.context_id, _command_set(elements), _IS_COMMAND, max_pdu))
+
+
+def event_report(
+    context_id: int, message_id: int, sop: tuple[str, str], event_type: int, dataset: bytes, max_pdu: int = 0
+) -> bytes:
+    """The P-DATA-TF PDUs of an N-EVENT-REPORT-RQ (PS3.7 10.3.1). sop: affected class and instance."""
+    elements = {
+        AFFECTED_SOP_CLASS: _padded(sop[0]),
+        COMMAND_FIELD: struct.pack("<H", N_EVENT_REPORT_RQ),
+        MESSAGE_ID: struct.pack("<H", message_id),
+        DATA_SET_TYPE: struct.pack("<H", A_DATA_SET),
+        AFFECTED_SOP_INSTANCE: _padded(sop[1]),
+        EVENT_TYPE: struct.pack("<H", event_type),
+    }
+    command = _fragments(context_id, _command_set(elements), _IS_COMMAND, max_pdu)
+    return b"".join((*command, *_fragments(context_id, dataset, 0, max_pdu)))
+
+
+def _command_set(elements: Mapping[int, bytes]) -> bytes:
     rest = b"".join(_ELEMENT.pack(0, number, len(v)) + v for number, v in sorted(elements.items()))
-    command = _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(rest)) + rest
-    step = max(1, max_pdu - _PDV.size) if max_pdu else len(command)
-    return b"".join(
-        _fragment_pdu(request.context_id, command[at : at + step], last=at + step >= len(command))
-        for at in range(0, len(command), step)
-    )
+    return _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(rest)) + rest
 
 
-def _fragment_pdu(context_id: int, value: bytes, last: bool) -> bytes:
-    control = _IS_COMMAND | (_IS_LAST if last else 0)
-    return encode(PduType.P_DATA_TF, _PDV.pack(len(value) + 2, context_id, control) + value)
+def _fragments(context_id: int, content: bytes, control: int, max_pdu: int) -> Iterator[bytes]:
+    step = max(1, max_pdu - _PDV.size) if max_pdu else _UNBOUNDED_STEP
+    for at in range(0, len(content), step):
+        last = _IS_LAST if at + step >= len(content) else 0
+        value = content[at : at + step]
+        yield encode(PduType.P_DATA_TF, _PDV.pack(len(value) + 2, context_id, control | last) + value)
+
+
+def _padded(uid: str) -> bytes:
+    value = uid.encode("ascii")
+    return value + b"\0" * (len(value) % 2)
 
 
 def _number(elements: Mapping[int, bytes], element: int) -> int:

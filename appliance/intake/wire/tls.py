@@ -32,3 +32,21 @@ def server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.
             remedy="Name PEM files that the receiver's user can read; the certificate must belong to the key.",
         ) from error
     return context
+
+
+def client_context(ca: Path, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
+    """For connections of ours. ca: the authorities of the peers' certificates. ConfigError as above."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    try:
+        context.load_verify_locations(cafile=ca)
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "reason", None) or error.strerror or str(error)
+        raise ConfigError(
+            f"the TLS files for a peer can't be used ({ca.name}): {reason}",
+            remedy="Name PEM files that the receiver's user can read; the certificate must belong to the key.",
+        ) from error
+    return context

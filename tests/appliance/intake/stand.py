@@ -173,9 +173,11 @@ def send(assoc: Association, folder: Path, content: bytes) -> Dataset:
             _config.STORE_SEND_CHUNKED_DATASET = False
 
 
-def push(port: int, folder: Path, datasets: Sequence[Dataset], calling: str = "SCANNER1") -> list[int]:
+def push(
+    port: int, folder: Path, datasets: Sequence[Dataset], calling: str = "SCANNER1", called: str = AE_TITLE
+) -> list[int]:
     """All data sets on one association; their statuses."""
-    with association(port, calling=calling) as assoc:
+    with association(port, called, calling) as assoc:
         return [send(assoc, folder, part10(ds)).Status for ds in datasets]
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from appliance.intake.announcement import Announcement
 from appliance.intake.assembly import Assembly, Complete, Waiting
 from appliance.intake.facts import CT_IMAGE, ENHANCED_CT, InstanceFacts
 
@@ -127,7 +128,7 @@ def test_an_announced_count_decides_even_one_image_per_association() -> None:
     assembly = Assembly(QUIET)
     for number, one in enumerate(series(5)):
         deliver(assembly, [one], key=f"a{number}", now=float(number))
-        assembly.count_announced("1.1", 5)
+        assembly.announced("1.1", Announcement(requested=frozenset(f.sop_instance_uid for f in series(5))))
         decisions = assembly.tick(float(number))
         assert any(isinstance(d, Complete) for d in decisions) == (number == 4)
 
@@ -137,10 +138,40 @@ def test_an_announced_count_that_is_short_holds_a_perfect_stack_back() -> None:
     assembly.association_opened("a", "CT1")
     for one in series(10):
         assembly.instance_stored("a", one, 0.0)
-    assembly.count_announced("1.1", 11)
+    assembly.announced("1.1", Announcement(performed=frozenset(f.sop_instance_uid for f in series(11))))
     assembly.association_closed("a", released=True, now=0.0)
     (waiting,) = assembly.tick(0.0)
     assert "10 of 11 announced" in waiting.explanation
+
+
+def test_a_commitment_request_for_a_part_says_nothing_of_the_whole() -> None:
+    assembly = Assembly(QUIET)
+    for number, one in enumerate(series(5)):
+        deliver(assembly, [one], key=f"a{number}", now=float(number))
+        assembly.announced("1.1", Announcement(requested=frozenset({one.sop_instance_uid})))
+        assert not any(isinstance(d, Complete) for d in assembly.tick(float(number)))
+
+
+def test_a_step_in_progress_holds_a_perfect_stack_back_but_not_for_ever() -> None:
+    assembly = Assembly(QUIET)
+    deliver(assembly, series(10))
+    assembly.announced("1.1", Announcement(in_progress=1))
+    (waiting,) = assembly.tick(0.0)
+    assert isinstance(waiting, Waiting)
+    assert "in progress" in waiting.explanation
+    (complete,) = assembly.tick(QUIET)
+    assert isinstance(complete, Complete)
+    assert complete.by == "quiet"
+
+
+def test_a_discontinued_step_is_told_and_waited_for_by_nobody() -> None:
+    assembly = Assembly(QUIET)
+    deliver(assembly, series(10))
+    assembly.announced("1.1", Announcement(discontinued=1))
+    (complete,) = assembly.tick(0.0)
+    assert isinstance(complete, Complete)
+    assert complete.by == "geometry"
+    assert "discontinued" in complete.explanation
 
 
 def test_a_sender_with_one_association_per_image_falls_back_to_quiet() -> None:
