@@ -72,6 +72,14 @@ class CommitmentConfig(_Section):
         return self
 
 
+class MppsConfig(_Section):
+    """Modality Performed Procedure Steps: scanners say what they made. A study then waits for it, or for quiet."""
+
+    offered: bool = Field(True, description="no: for scanners that report more series than they send here")
+    max_references: int = Field(20_000, ge=1, le=100_000, description="instances of one step")
+    max_open: int = Field(1000, ge=1, description="steps in progress of one sender; more are refused")
+
+
 class ReceiverConfig(_Section):
     """How studies come in."""
 
@@ -94,6 +102,7 @@ class ReceiverConfig(_Section):
     max_dataset_bytes: int = Field(2 << 30, ge=1 << 20, description="bytes of one instance")
     max_request_bytes: int = Field(4 << 20, ge=64 << 10, description="bytes of a data set that is not stored")
     commitment: CommitmentConfig = CommitmentConfig()
+    mpps: MppsConfig = MppsConfig()
     keep_studies_days: float = Field(30.0, gt=0, description="days that a finished study stays in the spool")
 
 

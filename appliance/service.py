@@ -33,7 +33,7 @@ from core.wire import DesiredBody, EventBody
 
 if TYPE_CHECKING:
     from appliance.days import Days
-    from appliance.intake.role import CommitmentService
+    from appliance.intake.control_services import CommitmentService
     from appliance.overview import JournalOverview
     from appliance.reading import StudyReader
     from appliance.reconciliation.reconciler import Reconciler
@@ -71,11 +71,13 @@ def run_receiver(config: ApplianceConfig) -> None:
     """DICOM in: durable before success, complete when the geometry says so."""
     import datetime as dt
 
+    from appliance.intake.control_services import StepService
     from appliance.intake.role import ReceiverRole
     from appliance.intake.wire.bounds import Limits
     from appliance.intake.wire.service import Listener
     from appliance.intake.wire.tls import server_context
     from appliance.storage.commitment_file import CommitmentFile
+    from appliance.storage.step_file import StepFile
 
     settings, tls = config.receiver, config.receiver.tls
     listeners = [Listener(settings.host, settings.port)]
@@ -85,6 +87,10 @@ def run_receiver(config: ApplianceConfig) -> None:
         process = stack.enter_context(RoleProcess("receiver", config.run))
         ledger = stack.enter_context(closing(IntakeJournal(config.intake_db, config.spool)))
         journal = stack.enter_context(closing(open_journal(config)))
+        steps = None
+        if settings.mpps.offered:
+            step_file = stack.enter_context(closing(StepFile(config.intake_db)))
+            steps = StepService(step_file, settings.mpps.max_references, settings.mpps.max_open)
         receiver = ReceiverRole(
             listeners=listeners,
             ae_title=settings.ae_title,
@@ -111,6 +117,7 @@ def run_receiver(config: ApplianceConfig) -> None:
             paces=PaceFile(config.intake_db),
             max_request_bytes=settings.max_request_bytes,
             commitment=commitment_service(config, stack.enter_context(closing(CommitmentFile(config.intake_db)))),
+            steps=steps,
         )
         stack.callback(receiver.stop)
         receiver.start()
@@ -126,7 +133,7 @@ def commitment_service(config: ApplianceConfig, ledger: CommitmentFile) -> Commi
 
     from appliance.intake.calling import Peer, PeerCaller
     from appliance.intake.commitments import Patience
-    from appliance.intake.role import CommitmentService
+    from appliance.intake.control_services import CommitmentService
     from appliance.intake.wire.tls import client_context
 
     settings = config.receiver.commitment

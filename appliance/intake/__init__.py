@@ -1,7 +1,7 @@
 """The front door: DICOM instances in, complete studies out.
 
-In: C-STORE, C-ECHO and Storage Commitment from scanners and PACS. Out: one durable file per instance in the spool, its
-row in the intake ledger, and, once a study is judged complete, a hand-over row that the analyser takes up.
+In: C-STORE, C-ECHO, MPPS, Storage Commitment from scanners and PACS. Out: one durable file per instance in the spool,
+its row in the intake ledger, and, once a study is judged complete, a hand-over row that the analyser takes up.
 
     receiver.py   the DICOM service; answers success only when file and row are durable
     senders.py    who sends, and what went wrong with it, for field engineers
@@ -13,7 +13,9 @@ row in the intake ledger, and, once a study is judged complete, a hand-over row 
     stacking.py   do the slices of a series make a stack without a gap?
     announcement.py   what others say belongs to a study (sans-IO)
     commitment.py     what is promised to a sender (sans-IO); commitments.py: the queue of reports
-    control.py    data sets of requests that store nothing, bounded; calling.py: associations of ours to senders
+    procedure_step.py what a scanner says of its work (MPPS)
+    control.py    data sets of requests that store nothing, bounded; control_services.py: those services together
+    calling.py    associations of ours to senders
     spool.py      the files
     ledger.py     the port to the journal, implemented by `appliance.storage.intake_journal`
     role.py       all of these together, with threads: start(), stop()

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Announcement:
-    """requested: SOP Instance UIDs of all commitment requests. performed: of all completed or discontinued steps, those
-    of SOP classes that are taken. in_progress, discontinued: procedure steps."""
+    """requested: SOP Instance UIDs of all commitment requests. performed: of all completed steps, those of SOP classes
+    that are taken. in_progress, discontinued: numbers of procedure steps."""
 
     requested: frozenset[str] = frozenset()
     performed: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""The DICOM service: C-ECHO, C-STORE, Storage Commitment as SCP (PS3.4 A, B, J), on the bounded upper layer of `wire`.
+"""The DICOM service: C-ECHO, C-STORE, MPPS, Storage Commitment as SCP (PS3.4 A, B, F, J), on the bounded `wire`.
 
 What is accepted is a literal table below. A study brings more than slices: secondary captures and the dose report are
 accepted and kept with it, but never analysed. Every refusal has a status, a comment for the sender and a log line with
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from pynetdicom.presentation import PresentationContext, build_context
@@ -18,6 +18,7 @@ from appliance.intake.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, encoded
 from appliance.intake.commitments import Commitments
 from appliance.intake.control import Asker, RequestRefused, Status
 from appliance.intake.facts import CT_IMAGE, ENHANCED_CT
+from appliance.intake.procedure_step import PROCEDURE_STEP, ProcedureSteps
 from appliance.intake.refusal import OUT_OF_RESOURCES, PROCESSING_FAILURE, SUCCESS, InstanceRefused
 from appliance.intake.senders import Senders
 from appliance.intake.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -90,22 +91,28 @@ class Receiver:
         has_room: Callable[[], bool],
         store: Callable[[StoreRequest], None],
         commitments: Commitments | None,
+        steps: ProcedureSteps | None,
         opened: Callable[[Hashable, str, str], None],
         closed: Callable[[Hashable, bool], None],
     ) -> None:
         """has_room: whether new work may be taken; asked before each association and, by `store`, each instance.
 
-        max_request_bytes: of a data set that is not stored. commitments: None where storage commitment is not offered.
+        max_request_bytes: of a data set that is not stored. commitments, steps: None where not offered.
         """
         self._listeners, self._senders, self._has_room = tuple(listeners), senders, has_room
         self._store, self._opened, self._closed = store, opened, closed
         self._commitments = commitments
+        self._control_services: dict[str, _Service] = {}
+        if commitments is not None:
+            self._control_services[PUSH_MODEL] = commitments.request
+        if steps is not None:
+            self._control_services[PROCEDURE_STEP] = steps.request
         self._stopping = False
         _silence_libraries()
         rules = Rules(
             ae_title=ae_title,
             calling=tuple(calling_ae_titles),
-            contexts=_contexts(commitments is not None),
+            contexts=_contexts(self._control_services),
             max_pdu=PDU_BYTES,
             dataset_limit=max_dataset_bytes,
             control_limit=max_request_bytes,
@@ -182,8 +189,8 @@ class Receiver:
         if message.command == C_ECHO_RQ and context.sop_class_uid == VERIFICATION:
             log.info("C-ECHO answered", extra={"sender": sender})
             return SUCCESS, ""
-        if context.sop_class_uid == PUSH_MODEL and self._commitments is not None:
-            return self._control(link, message, context, self._commitments.request)
+        if (service := self._control_services.get(context.sop_class_uid)) is not None:
+            return self._control(link, message, context, service)
         if message.command != C_STORE_RQ or context.sop_class_uid not in SOP_CLASSES:
             raise PeerFault(f"a command {message.command:04X} that this service does not have", UNEXPECTED_PDU)
         request = StoreRequest(
@@ -274,10 +281,9 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.valuerep")
 
 
-def _contexts(commitments: bool) -> list[PresentationContext]:
+def _contexts(control: Iterable[str]) -> list[PresentationContext]:
     stored = [build_context(sop_class, list(TRANSFER_SYNTAXES)) for sop_class in SOP_CLASSES]
-    control = [VERIFICATION, *([PUSH_MODEL] if commitments else [])]
-    return [*(build_context(sop_class, _UNCOMPRESSED) for sop_class in control), *stored]
+    return [*(build_context(sop_class, _UNCOMPRESSED) for sop_class in (VERIFICATION, *control)), *stored]
 
 
 def _refuse(status: int, error: OneScanError, sender: str, what: str = "instance") -> tuple[int, str]:

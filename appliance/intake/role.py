@@ -10,15 +10,13 @@ import datetime as dt
 import logging
 import threading
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.intake.announcement import Announcement
 from appliance.intake.assembly import Assembly, Complete, Waiting
-from appliance.intake.commitments import Caller, CommitmentLedger, Commitments, Patience, Reporter
+from appliance.intake.control_services import CommitmentService, ControlServices, StepService
 from appliance.intake.ledger import IntakeLedger
 from appliance.intake.pacing import Pace, PaceBook, Sender
-from appliance.intake.receiver import SOP_CLASSES, Receiver
+from appliance.intake.receiver import Receiver
 from appliance.intake.senders import Senders
 from appliance.intake.spool import Spool, prunable
 from appliance.intake.storing import Storing
@@ -33,17 +31,6 @@ log = logging.getLogger(__name__)
 _LOOK_S = 5.0  # how often the thread looks without being woken
 _PRUNE_S = 60.0
 _HEADROOM = 1.25  # pruning for room aims at this many times the watermark
-
-
-@dataclass(frozen=True)
-class CommitmentService:
-    """Storage Commitment as SCP. most_references: of one request. most_owed: reports to one sender at a time."""
-
-    ledger: CommitmentLedger
-    caller: Caller
-    most_references: int = 20_000
-    most_owed: int = 1000
-    patience: Patience = Patience()  # noqa: RUF009  # frozen
 
 
 class ReceiverRole:
@@ -71,14 +58,15 @@ class ReceiverRole:
         senders_file: Path | None = None,
         paces: PaceBook | None = None,
         commitment: CommitmentService | None = None,
+        steps: StepService | None = None,
     ) -> None:
         """finished: ids of hand-overs that are delivered or superseded (only their studies may be pruned).
 
         pseudonym: of a study UID, for log lines. duplicate_content: called with the pseudonym of a study in which
         another content came under a known SOP Instance UID (also in the ledger's reports). senders_file: where to
         write what is known of the senders (`senders.py`). quiet_seconds: None where it is to be learned. paces: where
-        what is learned of the senders' gaps is kept. max_request_bytes: of a data set that is not stored. commitment:
-        None where storage commitment is not offered.
+        what is learned of the senders' gaps is kept. max_request_bytes: of a data set that is not stored. commitment,
+        steps: None where storage commitment or MPPS is not offered.
         """
         self._spool = Spool(spool)
         self._ledger, self._clock, self._doorbell, self._pseudonym = ledger, clock, doorbell, pseudonym
@@ -101,9 +89,14 @@ class ReceiverRole:
             began=self._began,
         )
         self._senders, self._senders_file = Senders(clock.now), senders_file
-        self._commitment = commitment
-        self._commitments = self._committing(commitment) if commitment else None
-        self._reporter = Reporter(self._commitments) if self._commitments else None
+        self._control = ControlServices(
+            commitment,
+            steps,
+            clock=clock,
+            has_room=self._has_room,
+            announced=self._announced,
+            given_up=lambda sender: ledger.report("delivery_stalled", "", sender, clock.now()),
+        )
         self._receiver = Receiver(
             listeners=listeners,
             ae_title=ae_title,
@@ -114,7 +107,8 @@ class ReceiverRole:
             senders=self._senders,
             has_room=self._has_room,
             store=storing.store,
-            commitments=self._commitments,
+            commitments=self._control.commitments,
+            steps=self._control.steps,
             opened=self._association_opened,
             closed=self._association_closed,
         )
@@ -128,8 +122,8 @@ class ReceiverRole:
     @property
     def alive(self) -> bool:
         """True while both the service and the assembly thread work: what a watchdog asks."""
-        threads = (self._thread.is_alive(), self._receiver.alive, self._reporter is None or self._reporter.alive)
-        return all(threads) and not self._stopping
+        parts = (self._thread.is_alive(), self._receiver.alive, self._control.alive)
+        return all(parts) and not self._stopping
 
     def start(self) -> None:
         """Take up the studies that were being received, then listen."""
@@ -140,8 +134,7 @@ class ReceiverRole:
             self._announce(study.study_uid)
         self._receiver.start()
         self._thread.start()
-        if self._reporter is not None:
-            self._reporter.start()
+        self._control.start()
         log.info(
             "receiving on port %s; %d studies taken up again, %d unfinished files removed",
             *(" and ".join(map(str, self.ports)), len(open_studies), self._spool.swept),
@@ -150,27 +143,12 @@ class ReceiverRole:
     def stop(self) -> None:
         """Finish the instances in flight, end the associations, stop the thread. The ledger stays open."""
         self._receiver.stop()
-        if self._reporter is not None:
-            self._reporter.stop()
+        self._control.stop()
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
         self._write_senders()
-
-    def _committing(self, service: CommitmentService) -> Commitments:
-        return Commitments(
-            ledger=service.ledger,
-            caller=service.caller,
-            clock=self._clock,
-            supported=SOP_CLASSES,
-            most_references=service.most_references,
-            most_owed=service.most_owed,
-            has_room=self._has_room,
-            announced=self._announced,
-            given_up=lambda sender: self._ledger.report("delivery_stalled", "", sender, self._clock.now()),
-            patience=service.patience,
-        )
 
     def _has_room(self) -> bool:
         return self._spool.free_bytes() >= self._min_free_bytes
@@ -187,9 +165,8 @@ class ReceiverRole:
         self._wake.set()
 
     def _announce(self, study_uid: str) -> None:
-        if self._commitment is not None and self._assembly.knows(study_uid):
-            requested = self._commitment.ledger.requested(study_uid)
-            self._assembly.announced(study_uid, Announcement(requested=requested))
+        if self._assembly.knows(study_uid):
+            self._assembly.announced(study_uid, self._control.announcement(study_uid))
 
     def _association_opened(self, association: Hashable, sender: str, address: str) -> None:
         with self._lock:
@@ -243,8 +220,7 @@ class ReceiverRole:
     def _write_senders(self) -> None:
         if self._senders_file is not None:
             try:
-                if self._commitment is not None:
-                    self._senders.owe(self._commitment.ledger.owed())
+                self._senders.owe(self._control.owed())
                 self._senders.write(self._senders_file)
             except OneScanError as error:  # a full disk must not keep studies from being handed over
                 log.warning("what is known of the senders could not be written: %s", error)

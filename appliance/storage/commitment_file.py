@@ -6,11 +6,9 @@ days, for the counts that completeness asks for, and then forgotten.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import sqlite3
-import threading
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Collection, Container, Sequence
 from pathlib import Path
 
 from appliance.intake.commitment import (
@@ -24,9 +22,9 @@ from appliance.intake.commitment import (
     judge,
 )
 from appliance.intake.control import Asker
-from appliance.storage.database import from_iso, iso, storage_errors
+from appliance.storage.database import from_iso, iso
+from appliance.storage.intake_tables import IntakeTables
 
-_BUSY_S = 10.0
 _KEEP = dt.timedelta(days=2)
 _AT_ONCE = 500  # SQLite's older limit on variables is 999
 _SCHEMA = """
@@ -57,19 +55,11 @@ CREATE INDEX IF NOT EXISTS commitment_by_study ON commitment_reference (study_ui
 _OWED = "SELECT id, transaction_uid, sender, address, attempts FROM commitment WHERE due_at IS NOT NULL"
 
 
-class CommitmentFile:
-    """One connection behind a lock. The tables of `IntakeJournal` must be there."""
+class CommitmentFile(IntakeTables):
+    """See `IntakeTables`."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
-        with storage_errors(path):
-            self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            self._db.executescript(f"PRAGMA synchronous=FULL; {_SCHEMA}")
-
-    def close(self) -> None:
-        """Close the database."""
-        with self._lock:
-            self._db.close()
+        super().__init__(path, _SCHEMA)
 
     def add(
         self, request: CommitmentRequest, asker: Asker, supported: Container[str], at: dt.datetime, due: dt.datetime
@@ -105,12 +95,11 @@ class CommitmentFile:
 
     def report(self, owed: Owed) -> CommitmentReport | None:
         """See `CommitmentLedger`."""
-        with self._lock, storage_errors(self._path):
-            rows = self._db.execute(
-                """SELECT sop_class_uid, sop_instance_uid, failure, study_uid FROM commitment_reference
-                   WHERE commitment = ? ORDER BY number""",
-                (owed.id,),
-            ).fetchall()
+        rows = self._rows(
+            """SELECT sop_class_uid, sop_instance_uid, failure, study_uid FROM commitment_reference
+               WHERE commitment = ? ORDER BY number""",
+            (owed.id,),
+        )
         judged = (
             Judged(Reference(sop_class, uid), None if failure is None else Failure(failure), study)
             for sop_class, uid, failure, study in rows
@@ -129,9 +118,8 @@ class CommitmentFile:
 
     def next_due(self) -> dt.datetime | None:
         """See `CommitmentLedger`."""
-        with self._lock, storage_errors(self._path):
-            row = self._db.execute("SELECT min(due_at) FROM commitment WHERE due_at IS NOT NULL").fetchone()
-        return from_iso(row[0]) if row[0] else None
+        ((due,),) = self._rows("SELECT min(due_at) FROM commitment WHERE due_at IS NOT NULL")
+        return from_iso(due) if due else None
 
     def delivered(self, owed: Owed, at: dt.datetime) -> None:
         """See `CommitmentLedger`."""
@@ -160,36 +148,20 @@ class CommitmentFile:
 
     def owed(self) -> dict[tuple[str, str], tuple[int, str]]:
         """See `CommitmentLedger`."""
-        with self._lock, storage_errors(self._path):
-            rows = self._db.execute(
-                """SELECT sender, address, count(*), max(why) FROM commitment WHERE due_at IS NOT NULL
-                   GROUP BY sender, address ORDER BY max(id) LIMIT 100"""
-            ).fetchall()
+        rows = self._rows(
+            """SELECT sender, address, count(*), max(why) FROM commitment WHERE due_at IS NOT NULL
+               GROUP BY sender, address ORDER BY max(id) LIMIT 100"""
+        )
         return {(sender, address): (count, why) for sender, address, count, why in rows}
 
     def requested(self, study_uid: str) -> frozenset[str]:
         """SOP Instance UIDs of a study that senders asked commitment for, lately."""
-        with self._lock, storage_errors(self._path):
-            rows = self._db.execute(
-                "SELECT DISTINCT sop_instance_uid FROM commitment_reference WHERE study_uid = ?", (study_uid,)
-            ).fetchall()
+        sql = "SELECT DISTINCT sop_instance_uid FROM commitment_reference WHERE study_uid = ?"
+        rows = self._rows(sql, (study_uid,))
         return frozenset(uid for (uid,) in rows)
 
     def _owed(self, sql: str, parameters: tuple[object, ...]) -> list[Owed]:
-        with self._lock, storage_errors(self._path):
-            return [Owed(*row) for row in self._db.execute(sql, parameters)]
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, storage_errors(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        return [Owed(*row) for row in self._rows(sql, parameters)]
 
     def _forget(self, db: sqlite3.Connection, at: dt.datetime) -> None:
         rows = db.execute("SELECT id FROM commitment WHERE settled_at < ?", (iso(at - _KEEP),)).fetchall()

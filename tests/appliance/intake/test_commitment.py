@@ -22,7 +22,7 @@ from appliance.intake.calling import Peer, PeerCaller
 from appliance.intake.commitment import Failure, Held, Judged, Reference, judge, read_request
 from appliance.intake.commitments import Patience
 from appliance.intake.control import RequestRefused, decode
-from appliance.intake.role import CommitmentService
+from appliance.intake.control_services import CommitmentService
 from appliance.intake.senders import read as read_senders
 from appliance.intake.wire.messages import Message
 from appliance.intake.wire.service import Listener
