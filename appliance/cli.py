@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from appliance import config as configuration
@@ -191,6 +192,55 @@ def completeness(
         typer.echo(json.dumps(said, indent=2))
         return
     _screen.print(*pacing.tables(said), sep="\n")
+
+
+@app.command("import")
+def import_studies(
+    path: Annotated[Path, typer.Argument(help="A folder, a CD or stick, a DICOMDIR, or one DICOM file.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring in studies from a folder, a USB stick or a CD. The receiver has to run; nothing on the medium is changed.
+
+    Start it again as often as you like: what is here already is known by its content and not brought again.
+
+    Example: `onescan-appliance import /media/usb`
+    """
+    from appliance import importing
+
+    settings = configuration.load(config)
+    with _progress(quiet=as_json) as bar:
+        looking = bar.add_task("looking", total=None)
+        found = importing.look(path, lambda count: bar.update(looking, completed=count))
+        bar.update(looking, total=1, completed=1)
+        files = [file for of_study in found.studies.values() for file in of_study]
+        handing = bar.add_task(f"{len(files)} objects", total=sum(file.stat().st_size for file in files))
+        top = path if path.is_dir() else path.parent
+        outcome = importing.hand_in(found, top, settings.run, path.name, lambda count: bar.advance(handing, count))
+    told = outcome.as_json(found)
+    if as_json:
+        typer.echo(json.dumps(told, indent=2))
+    else:
+        _screen.print(_imported(told))
+    if told["refused"]:
+        sys.exit(1)
+
+
+def _progress(quiet: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=quiet or not sys.stderr.isatty())
+
+
+def _imported(told: dict[str, Any]) -> Table:
+    table = Table(show_header=False)
+    table.add_row("brought in", f"{told['stored']} objects of {told['studies']} studies")
+    table.add_row("here already", str(told["known"]))
+    for kind, count in told["not_wanted"].items():
+        table.add_row("not taken", f"{count} × {escape(kind)}")
+    table.add_row("no DICOM", f"{told['not_dicom']} files")
+    for one in told["refused"]:
+        table.add_row("[bold red]refused[/]", f"{escape(one['file'])}: {escape(one['why'])}")
+    return table
 
 
 @app.command()

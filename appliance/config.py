@@ -80,6 +80,17 @@ class MppsConfig(_Section):
     max_open: int = Field(1000, ge=1, description="steps in progress of one sender; more are refused")
 
 
+class WatchConfig(_Section):
+    """A folder whose DICOM files come in by themselves."""
+
+    folder: Path = Field(description="the folder; the receiver's user has to read it, and to write it unless left")
+    after: Literal["move", "remove", "leave"] = Field(
+        "move", description="what becomes of a stored file: to the sub-folder done, removed, or left where it is"
+    )
+    settle_s: float = Field(10.0, gt=0, description="s in which nothing of a sub-folder may change before it is taken")
+    max_files: int = Field(100_000, ge=1, description="files that one look takes in; the rest has its turn later")
+
+
 class ReceiverConfig(_Section):
     """How studies come in."""
 
@@ -103,6 +114,7 @@ class ReceiverConfig(_Section):
     max_request_bytes: int = Field(4 << 20, ge=64 << 10, description="bytes of a data set that is not stored")
     commitment: CommitmentConfig = CommitmentConfig()
     mpps: MppsConfig = MppsConfig()
+    watch: WatchConfig | None = Field(None, description="none: no folder is watched")
     keep_studies_days: float = Field(30.0, gt=0, description="days that a finished study stays in the spool")
 
 

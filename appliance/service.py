@@ -34,6 +34,7 @@ from core.wire import DesiredBody, EventBody
 if TYPE_CHECKING:
     from appliance.days import Days
     from appliance.intake.control_services import CommitmentService
+    from appliance.intake.side_doors import SideDoorSettings
     from appliance.overview import JournalOverview
     from appliance.reading import StudyReader
     from appliance.reconciliation.reconciler import Reconciler
@@ -118,6 +119,7 @@ def run_receiver(config: ApplianceConfig) -> None:
             max_request_bytes=settings.max_request_bytes,
             commitment=commitment_service(config, stack.enter_context(closing(CommitmentFile(config.intake_db)))),
             steps=steps,
+            side_doors=side_doors(config),
         )
         stack.callback(receiver.stop)
         receiver.start()
@@ -150,6 +152,17 @@ def commitment_service(config: ApplianceConfig, ledger: CommitmentFile) -> Commi
         most_owed=settings.max_owed,
         patience=Patience(report_for=dt.timedelta(days=settings.report_days)),
     )
+
+
+def side_doors(config: ApplianceConfig) -> SideDoorSettings:
+    """Imports are always possible; a folder is watched where the configuration names one."""
+    from appliance.intake.side_doors import SideDoorSettings, Watch
+    from appliance.intake.watched import AfterImport
+
+    watch = config.receiver.watch
+    if watch is None:
+        return SideDoorSettings(config.run)
+    return SideDoorSettings(config.run, Watch(watch.folder, AfterImport(watch.after), watch.settle_s, watch.max_files))
 
 
 def run_analyser(config: ApplianceConfig) -> None:

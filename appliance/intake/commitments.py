@@ -32,7 +32,7 @@ from appliance.intake.wire.acceptor import Context
 from appliance.intake.wire.messages import ACTION_TYPE, N_ACTION_RQ, REQUESTED_SOP_INSTANCE, Message
 from appliance.intake.wire.pdus import UNEXPECTED_PDU, PeerFault
 from appliance.ports import Clock
-from core.errors import DeliveryError, OneScanError
+from core.errors import DeliveryError
 
 log = logging.getLogger(__name__)
 _LOOK_S = 5.0
@@ -289,41 +289,3 @@ class Commitments:
         until = self._clock.now() + self._patience.after(owed.attempts + 1)
         self._ledger.postponed(owed, why, until)
         log.warning("storage commitment not reported yet: %s", why, extra={"sender": owed.sender})
-
-
-class Reporter:
-    """The thread that calls `Commitments.step`."""
-
-    def __init__(self, commitments: Commitments) -> None:
-        self._commitments, self._stopping = commitments, False
-        self._thread = threading.Thread(target=self._run, name="commitments", daemon=True)
-
-    @property
-    def alive(self) -> bool:
-        """True while it works."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the call that is being made."""
-        self._stopping = True
-        self._commitments.owes.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping:
-            try:
-                wait = self._commitments.step()
-            except OneScanError as error:
-                log.error("commitments: %s; %s", error, error.remedy())
-                wait = _LOOK_S
-            except Exception:
-                # The edge of this thread: without it no report would ever be sent again.
-                log.exception("commitments: unforeseen error; tried again in %g s", _LOOK_S)
-                wait = _LOOK_S
-            self._commitments.owes.wait(wait)
-            self._commitments.owes.clear()

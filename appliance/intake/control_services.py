@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from appliance.intake.announcement import Announcement
-from appliance.intake.commitments import Caller, CommitmentLedger, Commitments, Patience, Reporter
+from appliance.intake.commitments import Caller, CommitmentLedger, Commitments, Patience
 from appliance.intake.procedure_step import Performed, ProcedureSteps, StepLedger
 from appliance.intake.receiver import SOP_CLASSES
+from appliance.intake.worker import Worker
 from appliance.ports import Clock
 
 
@@ -62,7 +63,7 @@ class ControlServices:
                 given_up=given_up,
                 patience=commitment.patience,
             )
-            self._reporter = Reporter(self.commitments)
+            self._reporter = Worker("commitments", self.commitments.step, self.commitments.owes)
         if steps is not None:
             self.steps = ProcedureSteps(
                 ledger=steps.ledger,

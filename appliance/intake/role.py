@@ -14,10 +14,12 @@ from pathlib import Path
 
 from appliance.intake.assembly import Assembly, Complete, Waiting
 from appliance.intake.control_services import CommitmentService, ControlServices, StepService
+from appliance.intake.door import Door
 from appliance.intake.ledger import IntakeLedger
 from appliance.intake.pacing import Pace, PaceBook, Sender
-from appliance.intake.receiver import Receiver
+from appliance.intake.receiver import SOP_CLASSES, TRANSFER_SYNTAXES, Receiver
 from appliance.intake.senders import Senders
+from appliance.intake.side_doors import SideDoors, SideDoorSettings
 from appliance.intake.spool import Spool, prunable
 from appliance.intake.storing import Storing
 from appliance.intake.wire.bounds import Limits
@@ -59,6 +61,7 @@ class ReceiverRole:
         paces: PaceBook | None = None,
         commitment: CommitmentService | None = None,
         steps: StepService | None = None,
+        side_doors: SideDoorSettings | None = None,
     ) -> None:
         """finished: ids of hand-overs that are delivered or superseded (only their studies may be pruned).
 
@@ -66,7 +69,7 @@ class ReceiverRole:
         another content came under a known SOP Instance UID (also in the ledger's reports). senders_file: where to
         write what is known of the senders (`senders.py`). quiet_seconds: None where it is to be learned. paces: where
         what is learned of the senders' gaps is kept. max_request_bytes: of a data set that is not stored. commitment,
-        steps: None where storage commitment or MPPS is not offered.
+        steps: None where storage commitment or MPPS is not offered. side_doors: ways in beside the DICOM port.
         """
         self._spool = Spool(spool)
         self._ledger, self._clock, self._doorbell, self._pseudonym = ledger, clock, doorbell, pseudonym
@@ -112,6 +115,17 @@ class ReceiverRole:
             opened=self._association_opened,
             closed=self._association_closed,
         )
+        door = Door(
+            store=storing.store,
+            opened=self._association_opened,
+            closed=self._association_closed,
+            knows=self._knows,
+            has_room=self._has_room,
+            senders=self._senders,
+            sop_classes=SOP_CLASSES,
+            transfer_syntaxes=TRANSFER_SYNTAXES,
+        )
+        self._side_doors = SideDoors(side_doors or SideDoorSettings(), door, clock, max_dataset_bytes)
         self._thread = threading.Thread(target=self._run, name="assembly", daemon=True)
 
     @property
@@ -122,7 +136,7 @@ class ReceiverRole:
     @property
     def alive(self) -> bool:
         """True while both the service and the assembly thread work: what a watchdog asks."""
-        parts = (self._thread.is_alive(), self._receiver.alive, self._control.alive)
+        parts = (self._thread.is_alive(), self._receiver.alive, self._control.alive, self._side_doors.alive)
         return all(parts) and not self._stopping
 
     def start(self) -> None:
@@ -135,6 +149,7 @@ class ReceiverRole:
         self._receiver.start()
         self._thread.start()
         self._control.start()
+        self._side_doors.start()
         log.info(
             "receiving on port %s; %d studies taken up again, %d unfinished files removed",
             *(" and ".join(map(str, self.ports)), len(open_studies), self._spool.swept),
@@ -143,12 +158,17 @@ class ReceiverRole:
     def stop(self) -> None:
         """Finish the instances in flight, end the associations, stop the thread. The ledger stays open."""
         self._receiver.stop()
+        self._side_doors.stop()
         self._control.stop()
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
         self._write_senders()
+
+    def _knows(self, sop_instance_uid: str, sha256: str) -> bool:
+        contents = self._ledger.contents_of(sop_instance_uid)
+        return any(known.sha256 == sha256 and not known.pruned for known in contents)
 
     def _has_room(self) -> bool:
         return self._spool.free_bytes() >= self._min_free_bytes
