@@ -33,6 +33,7 @@ class Device:
         self.client.max_inflight_messages_set(100)
         self.client.on_connect = lambda client, *_: client.subscribe(self.topic("#"), qos=1)
         self.client.on_subscribe = lambda *_: self._ready.set()
+        self.client.on_disconnect = lambda *_: self._ready.clear()
         self.client.on_message = self._on_message
 
     def __enter__(self) -> Device:
@@ -47,6 +48,11 @@ class Device:
         self.client.disconnect()
         self.client.loop_stop()
 
+    @property
+    def listens(self) -> bool:
+        """Connected and subscribed: an acknowledgement that is sent now will be heard."""
+        return self._ready.is_set()
+
     def topic(self, leaf: str) -> str:
         """One of its topics."""
         return wire.topic(self.site, self.device, leaf)
@@ -55,6 +61,7 @@ class Device:
         """Publish messages of streams, and wait until the broker has them."""
         for handle in [self.publish(e.stream, e.payload()) for e in envelopes]:
             handle.wait_for_publish(30)
+            assert handle.is_published(), "the broker did not take a message"
 
     def publish(self, leaf: str, payload: bytes | str, retain: bool = False) -> Any:
         """Publish anything to one of its topics."""

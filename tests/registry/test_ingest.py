@@ -172,8 +172,9 @@ def test_the_broker_restarts_and_the_worker_is_back(
     device.send(*m.results(range(1, 11)))
     wait_until(lambda: acked(device) == 10)
     broker.stop()
+    wait_until(lambda: not device.listens)
     broker.start()
-    wait_until(device.client.is_connected, 60)
+    wait_until(lambda: device.listens, 60)
     device.send(*m.results(range(11, 21)))
     wait_until(lambda: acked(device) == 20, 60)
     assert count(settings.database) == 20
