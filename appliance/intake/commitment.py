@@ -9,7 +9,6 @@ report   N-EVENT-REPORT: the instances that are committed, and those that are no
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from appliance.intake.control import RequestRefused, Status, encode, readable
+from appliance.intake.uids import is_uid
 
 PUSH_MODEL: Final = "1.2.840.10008.1.20.1"
 PUSH_MODEL_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
@@ -26,7 +26,6 @@ REQUEST_COMMITMENT: Final = 1
 """Action Type ID (PS3.4 table J.3.1-1)."""
 _ALL_COMMITTED, _FAILURES_EXIST = 1, 2
 """Event Type IDs (PS3.4 table J.3.3-1)."""
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 class Failure(IntEnum):
@@ -182,6 +181,6 @@ def _uid(value: object, name: str) -> str:
     text = str(value or "")
     if not text:
         raise RequestRefused(Status.NO_SUCH_ARGUMENT, f"a commitment request without {name}")
-    if len(text) > 64 or not _UID.fullmatch(text):
+    if not is_uid(text):
         raise RequestRefused(Status.INVALID_ARGUMENT, f"a commitment request whose {name} is no UID")
     return text

@@ -18,10 +18,9 @@ from pydicom.filewriter import write_dataset
 
 from appliance.intake.elements import walk
 from appliance.intake.refusal import InstanceRefused
+from appliance.intake.uids import IMPLICIT_VR_LITTLE_ENDIAN
 from appliance.intake.wire.messages import Message
 from core.errors import OneScanError
-
-IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 
 
 class Status(IntEnum):

@@ -12,7 +12,6 @@ Pure: bytes in, facts out, `InstanceRefused` otherwise.
 from __future__ import annotations
 
 import math
-import re
 import struct
 
 from appliance.intake.elements import Walked, walk
@@ -24,13 +23,11 @@ from appliance.intake.refusal import (
     PIXEL_DATA_LENGTH,
     InstanceRefused,
 )
+from appliance.intake.uids import IMPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED, is_uid
 
-IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
-EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_NATIVE = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN})
+_NATIVE = frozenset(UNCOMPRESSED)
 _IMAGES = frozenset({CT_IMAGE, ENHANCED_CT, SECONDARY_CAPTURE})
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 IMAGE_TYPE, SOP_CLASS_UID, SOP_INSTANCE_UID, MODALITY = 0x00080008, 0x00080016, 0x00080018, 0x00080060
 SLICE_THICKNESS, GANTRY_TILT = 0x00180050, 0x00181120
@@ -106,7 +103,7 @@ def _uid(values: dict[int, bytes], tag: int, name: str) -> str:
     uid = _text(values, tag)
     if not uid:
         raise InstanceRefused(MISSING_ATTRIBUTE, f"the data set has no {name}")
-    if len(uid) > 64 or not _UID.fullmatch(uid):
+    if not is_uid(uid):
         raise InstanceRefused(CANNOT_UNDERSTAND, f"the data set's {name} is not a UID")
     return uid
 

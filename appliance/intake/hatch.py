@@ -22,6 +22,7 @@ from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from appliance.intake import uids
 from appliance.intake.door import Door, Visit
 from appliance.intake.part10 import FileMeta
 from appliance.intake.refusal import OUT_OF_RESOURCES, InstanceRefused
@@ -34,7 +35,7 @@ SENDER: Final = "IMPORT"
 LONGEST_LINE: Final = 4096
 _VISITS = 4
 _IDLE_S = 60.0
-_Uid = Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)
+_Uid = Field(pattern=uids.PATTERN, max_length=uids.LONGEST)
 
 
 class _Line(BaseModel):

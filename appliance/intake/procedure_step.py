@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import re
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -22,6 +21,7 @@ from typing import Any, Final, Protocol
 from pydicom.dataset import Dataset
 
 from appliance.intake.control import Asker, RequestRefused, Status, decode, readable
+from appliance.intake.uids import is_uid
 from appliance.intake.wire.acceptor import Context
 from appliance.intake.wire.messages import (
     AFFECTED_SOP_INSTANCE,
@@ -35,7 +35,6 @@ from appliance.ports import Clock
 log = logging.getLogger(__name__)
 
 PROCEDURE_STEP: Final = "1.2.840.10008.3.1.2.3.3"
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 class StepState(Enum):
@@ -169,7 +168,7 @@ class ProcedureSteps:
         if not self._has_room():
             raise RequestRefused(Status.RESOURCE_LIMITATION, "no room for more")
         uid = message.uid(AFFECTED_SOP_INSTANCE if operation is Operation.CREATE else REQUESTED_SOP_INSTANCE)
-        if len(uid) > 64 or not _UID.fullmatch(uid):
+        if not is_uid(uid):
             raise RequestRefused(Status.INVALID_INSTANCE, "a procedure step without a SOP Instance UID")
         change = read_change(
             uid, operation, decode(message, context.transfer_syntax), self._supported, self._most_references
@@ -233,6 +232,6 @@ def _uid(value: object, name: str) -> str:
     text = str(value or "")
     if not text:
         raise RequestRefused(Status.MISSING_ATTRIBUTE, f"a procedure step without {name}")
-    if len(text) > 64 or not _UID.fullmatch(text):
+    if not is_uid(text):
         raise RequestRefused(Status.INVALID_ATTRIBUTE, f"a procedure step whose {name} is no UID")
     return text

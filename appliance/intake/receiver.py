@@ -23,6 +23,7 @@ from appliance.intake.refusal import OUT_OF_RESOURCES, PROCESSING_FAILURE, SUCCE
 from appliance.intake.senders import Senders
 from appliance.intake.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.intake.storing import StoreRequest
+from appliance.intake.uids import UNCOMPRESSED
 from appliance.intake.wire.acceptor import Context, Rejection, Requestor, Rules
 from appliance.intake.wire.bounds import Limits
 from appliance.intake.wire.link import Link
@@ -58,7 +59,6 @@ TRANSFER_SYNTAXES: dict[str, str] = {
     "1.2.840.10008.1.2.4.91": "JPEG 2000",
     "1.2.840.10008.1.2.5": "RLE Lossless",
 }
-_UNCOMPRESSED = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 PDU_BYTES: Final = 128 * 1024
 """What we announce as our maximum (PS3.8 D.1)."""
 _REJECTIONS: Mapping[Rejection, str] = {
@@ -283,7 +283,7 @@ def _silence_libraries() -> None:
 
 def _contexts(control: Iterable[str]) -> list[PresentationContext]:
     stored = [build_context(sop_class, list(TRANSFER_SYNTAXES)) for sop_class in SOP_CLASSES]
-    return [*(build_context(sop_class, _UNCOMPRESSED) for sop_class in (VERIFICATION, *control)), *stored]
+    return [*(build_context(sop_class, list(UNCOMPRESSED)) for sop_class in (VERIFICATION, *control)), *stored]
 
 
 def _refuse(status: int, error: OneScanError, sender: str, what: str = "instance") -> tuple[int, str]:
