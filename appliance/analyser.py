@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from appliance.log import about
 from appliance.ports import Clock, Doorbell, StoredInstance
-from appliance.storage.intake_journal import IntakeReader
+from appliance.storage.intake_reader import IntakeReader
 from appliance.storage.journal import Journal, StudyRow
 from core.errors import DeviceLost, StorageError
 from core.finding import Reason

@@ -111,9 +111,9 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
 @app.command()
 def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """How the box is: model, what waits for PACS and registry, disk."""
-    from appliance import service
+    from appliance import parts
 
-    box = service.overview(configuration.load(config)).box()
+    box = parts.overview(configuration.load(config)).box()
     if as_json:
         typer.echo(json.dumps(asdict(box), default=str, indent=2))
         return
@@ -181,11 +181,11 @@ def completeness(
     that came late after quiet mean that it is too short for this scanner: follow the suggestion below the table.
     """
     from appliance import completeness as pacing
-    from appliance import service
+    from appliance import parts
     from appliance.storage.pace_file import PaceFile
 
     settings = configuration.load(config)
-    file, names = PaceFile(settings.intake_db), service.pseudonyms(settings)
+    file, names = PaceFile(settings.intake_db), parts.pseudonyms(settings)
     quiet = settings.receiver.quiet_seconds
     said = pacing.describe(file.paces(), file.completions(limit), quiet, names.study)
     if as_json:
@@ -250,9 +250,9 @@ def studies(
     as_json: JsonOption = False,
 ) -> None:
     """What became of the studies that came last. No patient names: studies go by pseudonym."""
-    from appliance import service
+    from appliance import parts
 
-    views = service.overview(configuration.load(config)).studies(limit)
+    views = parts.overview(configuration.load(config)).studies(limit)
     if as_json:
         typer.echo(json.dumps([asdict(view) for view in views], default=str, indent=2))
         return

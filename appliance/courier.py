@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from appliance.delivery import PacsSender, RegistryLink
 from appliance.health import vitals
 from appliance.ports import Clock, PacsItem
-from appliance.storage.intake_journal import IntakeReader
+from appliance.storage.intake_reader import IntakeReader
 from appliance.storage.journal import Journal
 from core.wire import DayBody, EventBody, ReportedBody, TelemetryBody, as_token
 
@@ -40,7 +40,7 @@ class Courier:
         pseudonym: Callable[[str], str],
         state: Path,
         disk_low_bytes: int,
-        days: Callable[[], tuple[DayBody, ...]],
+        days: Callable[[], Sequence[DayBody]],
     ) -> None:
         self._journal = journal
         self._intake = intake
@@ -90,7 +90,7 @@ class Courier:
     def _measure(self) -> None:
         now = self._clock.now()
         vital = vitals.look(self._state)
-        days = self._days()
+        days = tuple(self._days())
         latest = next(iter(self._intake.studies(limit=1)), None)
         body = TelemetryBody(
             uptime_s=vital.uptime_s,

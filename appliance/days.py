@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.ports import Clock
-from appliance.reconciliation.days import DayCounts, Studies, count_days
+from appliance.reconciliation.days import Studies, count_days
 from appliance.storage.database import from_iso
-from appliance.storage.intake_journal import IntakeReader
+from appliance.storage.intake_reader import IntakeReader
 from appliance.storage.reconciliation import ReconciliationList
 from core.wire import DayBody
 
@@ -22,8 +22,8 @@ class Days:
     def __init__(self, found: ReconciliationList, intake: IntakeReader, clock: Clock, sources: Sequence[str]) -> None:
         self._list, self._intake, self._clock, self._sources = found, intake, clock, tuple(sources)
 
-    def counts(self, days: int) -> list[DayCounts]:
-        """The last days, newest first."""
+    def counts(self, days: int = 7) -> list[DayBody]:
+        """The last days, newest first: for pages, and for the registry."""
         now = self._clock.now().astimezone()
         since = now - dt.timedelta(days=days) - _MARGIN
         received = {uid: _local_day(at) for uid, at in self._intake.received_since(since).items()}
@@ -46,21 +46,6 @@ class Days:
     def asks(self) -> list[Mapping[str, Any]]:
         """The last ask of each source that is configured."""
         return [ask for ask in self._list.last_asks() if ask["source"] in self._sources]
-
-    def bodies(self, days: int = 7) -> tuple[DayBody, ...]:
-        """For the registry: counts only."""
-        return tuple(
-            DayBody(
-                day=one.day,
-                performed=one.performed,
-                received=one.received,
-                analysed=one.analysed,
-                delivered=one.delivered,
-                reviewed=one.reviewed,
-                missing=one.missing,
-            )
-            for one in self.counts(days)
-        )
 
     def _asked(self) -> dt.date | None:
         answers = [self._list.asked(name).last_success for name in self._sources]

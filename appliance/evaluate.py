@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pydicom
 import typer
 
 from appliance import config as configuration
-from appliance.pipeline import Scan, open_scan
+from appliance.models import asked_by, series_rules
+from appliance.pipeline import USUAL, Scan, SeriesRules, open_scan
 from appliance.ports import StoredInstance
 from core.errors import ConfigError, InputRefused
 from core.finding import Reason
 from core.volume import Geometry
 from core.wire import as_token
+from engines import archive
 from engines.cascade import PatientContext
 from engines.commands import evaluating
 from engines.commands.options import JsonOption, PrecisionOption, RuntimeOption
@@ -52,13 +54,16 @@ or number of a patient is written: a case goes by its line in your table.
 )
 
 
+@dataclass(frozen=True)
 class DicomTable(TableSource):
-    """Studies in folders, with a table of their outcomes."""
+    """Studies in folders, with a table of their outcomes. rules: which series serves which cancer."""
+
+    rules: SeriesRules = USUAL
 
     def study(self, index: int) -> Study:
         """Read a study."""
         row = self.table.rows[index]
-        scan = read_folder(row.path)
+        scan = read_folder(row.path, self.rules)
         patient = PatientContext(row.age_years, row.sex)
         if scan.volume is not None:
             first = scan.headers[0]
@@ -66,18 +71,21 @@ class DicomTable(TableSource):
                 first.age_years if first.age_years is not None else row.age_years, first.sex or row.sex
             )
         attributes = {**told(scan), **row.attributes}
-        return Study(row.case, row.person, row.set, patient, scan.volume or _refused(scan), row.truth, attributes)
+        volume = scan.volume or _refused(scan)
+        return Study(row.case, row.person, row.set, patient, volume, row.truth, attributes, refused=scan.unserved)
 
 
+@dataclass(frozen=True)
 class DicomCohort(Cohort):
-    """Cases as DICOM, with truth as SEG."""
+    """Cases as DICOM, with truth as SEG. rules: which series serves which cancer."""
 
-    form = " as DICOM"
+    rules: SeriesRules = USUAL
+    form: ClassVar[str] = " as DICOM"
 
     def study(self, index: int) -> Study:
         """Read a study and its truth."""
         folder, record = self.record(index)
-        scan = read_folder(folder / "ct")
+        scan = read_folder(folder / "ct", self.rules)
         if scan.volume is None:
             return study_of(record, _refused(scan), None, None, self.set, self.shifted)
         organs = read_labels(folder / "organs.dcm", scan.volume.geometry)
@@ -88,13 +96,14 @@ class DicomCohort(Cohort):
         study = study_of(record, scan.volume, organs, lesions, self.set, self.shifted)
         first = scan.headers[0]
         known = PatientContext(first.age_years, first.sex)
-        return replace(study, patient=known, attributes={**study.attributes, **told(scan)})
+        attributes = {**study.attributes, **told(scan)}
+        return replace(study, patient=known, attributes=attributes, refused=scan.unserved)
 
 
-def read_folder(folder: Path) -> Scan:
-    """The study whose files lie in a folder or below it, as the box would read it."""
+def read_folder(folder: Path, rules: SeriesRules = USUAL) -> Scan:
+    """The study whose files lie in a folder or below it, as a box with these rules would read it."""
     instances = [StoredInstance("", "", "", "", path) for path in _dicom_files(folder)]
-    return open_scan(instances) if instances else Scan((), refusal=_NOTHING)
+    return open_scan(instances, rules) if instances else Scan((), refusal=_NOTHING)
 
 
 def told(scan: Scan) -> dict[str, Value]:
@@ -183,39 +192,47 @@ def run(
     """
     from engines.evaluation.running import run_cases
 
-    source = _source(cases, title, by or [])
+    judged = bundle or _active(config)
+    source = _source(cases, title, by or [], _rules(judged, None if bundle else config))
     os.nice(10)  # the box's own roles go first
     threads = 1 if jobs > 1 else 0
     how = partial(run_cases, jobs=jobs, threads=threads, runtime=runtime, precision=precision, pictures=pictures)
-    evaluating.answer_all(how, bundle or _active(config), source, to, "onescan-appliance", as_json)
+    evaluating.answer_all(how, judged, source, to, "onescan-appliance", as_json)
 
 
 for name, command in (("report", evaluating.report), ("compare", evaluating.compare_command)):
     app.command(name)(command)
 
 
-def _source(cases: Path, title: str | None, by: Sequence[str]) -> Source:
+def _rules(bundle: Path, config: Path | None) -> SeriesRules:
+    """As the bundle has them, and the box, where its own bundle is judged."""
+    with archive.opened(bundle) as opened:
+        asked = asked_by(opened.manifest)
+    return series_rules(asked, configuration.load(config).analyser.series if config else {})
+
+
+def _source(cases: Path, title: str | None, by: Sequence[str], rules: SeriesRules) -> Source:
     if cases.is_dir():
         settings = cohort_settings(cases)
         if not settings.get("dicom"):
             raise ConfigError(
                 f"{cases} holds volumes, not DICOM", remedy="Judge them with `onescan-engines evaluate run`."
             )
-        return DicomCohort(cases, complete_seeds(cases), settings)
+        return DicomCohort(cases, complete_seeds(cases), settings, rules=rules)
     if title is None:
         raise ConfigError(
             "a table does not say which cases these are", remedy='Give --title "which, from where, of when".'
         )
-    return DicomTable(read_table(cases, by), title)
+    return DicomTable(read_table(cases, by), title, rules=rules)
 
 
 def _active(config: Path) -> Path:
     from contextlib import closing
 
-    from appliance import service
+    from appliance import parts
 
     settings = configuration.load(config)
-    with closing(service.open_journal(settings)) as journal:
+    with closing(parts.open_journal(settings)) as journal:
         row = journal.shelf.active()
     if row is None:
         raise ConfigError("this box has no active bundle", remedy="Name one with --bundle.")

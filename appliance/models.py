@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.pipeline import SeriesRules
 from appliance.ports import BundleRow, BundleShelf
 from appliance.reporting import Model
 from core.errors import BundleRefused, EngineError
 from core.finding import Cancer, Reason
-from core.requirement import ANY, Requirement
+from core.requirement import ANY, Requirement, requirements
 from engines.bundle import Bundle, open_bundle
 from engines.cascade import Budget, Cascade
 from engines.manifest import Manifest
@@ -91,6 +92,11 @@ def asked_by(manifest: Manifest) -> dict[Cancer, Requirement]:
     """What a bundle's contraindications ask of a series: what else they say is seen in the images, by the cascade."""
     limits = {c.cancer: c.contraindications.max_slice_spacing_mm for c in manifest.cancers}
     return {cancer: Requirement(max_spacing_mm=min(mm, ANY.max_spacing_mm)) for cancer, mm in limits.items()}
+
+
+def series_rules(asked: Mapping[Cancer, Requirement], tightened: Mapping[Cancer, Requirement]) -> SeriesRules:
+    """Which series to read: the defaults, what a bundle asks of a series for the cancers it knows, what a site does."""
+    return SeriesRules(requirements(asked, tightened), tuple(asked) or tuple(Cancer))
 
 
 def model_of(manifest: Manifest, digest: str) -> Model:

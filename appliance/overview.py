@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
 from appliance.config import ApplianceConfig
 from appliance.console.overview import (
     AnswerView,
     AskView,
     BoxView,
-    DayView,
     MissedView,
     ObjectView,
     StepView,
@@ -21,10 +19,11 @@ from appliance.days import Days
 from appliance.health import vitals
 from appliance.identity.pseudonyms import Pseudonyms
 from appliance.storage.database import from_iso
-from appliance.storage.intake_journal import IntakeReader, StudyOverview
+from appliance.storage.intake_reader import IntakeReader, StudyOverview
 from appliance.storage.journal import Journal, StudyRow
 from appliance.study import State
 from core.finding import Cancer, Mode, Verdict
+from core.wire import DayBody
 
 WORDS: dict[State, str] = {
     State.RECEIVING: "receiving",
@@ -112,9 +111,9 @@ class JournalOverview:
         ]
         return sorted([*arriving, *handed], key=lambda view: view.came_at, reverse=True)[:limit]
 
-    def days(self, limit: int) -> Sequence[DayView]:
+    def days(self, limit: int) -> Sequence[DayBody]:
         """The last days, newest first."""
-        return [DayView(**asdict(day)) for day in self._days.counts(limit)]
+        return self._days.counts(limit)
 
     def asks(self) -> Sequence[AskView]:
         """The last ask of each configured source."""

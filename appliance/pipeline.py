@@ -42,6 +42,17 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class SeriesRules:
+    """Which series to read. asked: what one must be for each cancer. looked_for: the cancers that it is chosen for."""
+
+    asked: Mapping[Cancer, Requirement] = field(default_factory=lambda: DEFAULTS)
+    looked_for: Collection[Cancer] = tuple(Cancer)
+
+
+USUAL = SeriesRules()
+
+
+@dataclass(frozen=True)
 class Desk:
     """What stays the same from study to study: the site, the model on the shelf, and where objects go.
 
@@ -61,10 +72,7 @@ class Desk:
     was_reported: Callable[[str], bool]
     now: Callable[[], dt.datetime]
     cancelled: Callable[[], bool]
-    asked: Mapping[Cancer, Requirement] = field(default_factory=lambda: DEFAULTS)
-    """What a series must be for each cancer."""
-    looked_for: Collection[Cancer] = tuple(Cancer)
-    """The cancers that the model knows: the series is chosen for them."""
+    rules: SeriesRules = USUAL
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class Reading:
 
 def read_study(desk: Desk, study: StudyRow, instances: Sequence[StoredInstance]) -> Reading:
     """One study through the analyser's stages. `study` was started in the journal; commit what comes back there."""
-    scan = open_scan(instances, desk.asked, desk.looked_for)
+    scan = open_scan(instances, desk.rules)
     analysis = analyse(desk, scan)
     answers = for_this_site(analysis.answers, desk.modes)
     body = describe(desk, study, scan, answers)
@@ -115,11 +123,7 @@ def read_without_analysis(desk: Desk, study: StudyRow, instances: Sequence[Store
     return Reading(body, answers, objects, {})
 
 
-def open_scan(
-    instances: Sequence[StoredInstance],
-    asked: Mapping[Cancer, Requirement] = DEFAULTS,
-    looked_for: Collection[Cancer] = tuple(Cancer),
-) -> Scan:
+def open_scan(instances: Sequence[StoredInstance], rules: SeriesRules = USUAL) -> Scan:
     """Choose the series that serves most cancers and stack it.
 
     A refusal is part of the scan, not an exception: it becomes an answer.
@@ -127,7 +131,7 @@ def open_scan(
     headers: Sequence[ImageHeader] = ()
     try:
         headers = [read_header(instance.path) for instance in instances]
-        selection = select(headers, asked=asked, looked_for=looked_for)
+        selection = select(headers, asked=rules.asked, looked_for=rules.looked_for)
         if not selection.series:
             raise InputRefused(selection.reason or Reason.NO_CT, selection.detail)
         chosen = selection.series[0]

@@ -12,41 +12,34 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from importlib import metadata
 from typing import TYPE_CHECKING
 
+from appliance import wiring
 from appliance.clock import SystemClock
-from appliance.config import ApplianceConfig, WebSourceConfig
+from appliance.config import ApplianceConfig
 from appliance.identity.keys import IdentityFolder
-from appliance.identity.pseudonyms import Pseudonyms, load_site_key
-from appliance.presence import birth_body, read_manifest, reported_body
+from appliance.parts import VERSION, days, open_journal, overview, pseudonyms
+from appliance.presence import birth_body, reported_body
 from appliance.role import RoleProcess
-from appliance.storage.intake_journal import IntakeJournal, IntakeReader
+from appliance.storage.intake_journal import IntakeJournal
+from appliance.storage.intake_reader import IntakeReader
 from appliance.storage.journal import Journal
 from appliance.storage.pace_file import PaceFile
 from appliance.storage.reconciliation import ReconciliationList
+from appliance.worker import Worker
 from core import durable
-from core.errors import ConfigError, OneScanError
-from core.finding import Cancer
-from core.requirement import requirements
 from core.wire import DesiredBody, EventBody
 
 if TYPE_CHECKING:
-    from appliance.days import Days
-    from appliance.intake.control_services import CommitmentService
-    from appliance.intake.side_doors import SideDoorSettings
-    from appliance.overview import JournalOverview
     from appliance.reading import StudyReader
-    from appliance.reconciliation.reconciler import Reconciler
-    from appliance.reconciliation.web import WebSource
-    from appliance.storage.commitment_file import CommitmentFile
     from appliance.update.updater import Report
 
 log = logging.getLogger(__name__)
 
 FOREVER = float("inf")
 LINK_STUCK_S = 180.0
-VERSION = metadata.version("onescan")
+STOP_ASKING_S = 10.0
+"""A fetch that is under way for longer ends with the process, and counts as an attempt."""
 
 
 def run(role: str, config: ApplianceConfig) -> None:
@@ -72,28 +65,16 @@ def run_receiver(config: ApplianceConfig) -> None:
     """DICOM in: durable before success, complete when the geometry says so."""
     import datetime as dt
 
-    from appliance.intake.control_services import StepService
     from appliance.intake.role import ReceiverRole
     from appliance.intake.wire.bounds import Limits
-    from appliance.intake.wire.service import Listener
-    from appliance.intake.wire.tls import server_context
-    from appliance.storage.commitment_file import CommitmentFile
-    from appliance.storage.step_file import StepFile
 
-    settings, tls = config.receiver, config.receiver.tls
-    listeners = [Listener(settings.host, settings.port)]
-    if tls is not None:
-        listeners.append(Listener(settings.host, tls.port, server_context(tls.certificate, tls.key, tls.client_ca)))
+    settings = config.receiver
     with ExitStack() as stack:
         process = stack.enter_context(RoleProcess("receiver", config.run))
         ledger = stack.enter_context(closing(IntakeJournal(config.intake_db, config.spool)))
         journal = stack.enter_context(closing(open_journal(config)))
-        steps = None
-        if settings.mpps.offered:
-            step_file = stack.enter_context(closing(StepFile(config.intake_db)))
-            steps = StepService(step_file, settings.mpps.max_references, settings.mpps.max_open)
         receiver = ReceiverRole(
-            listeners=listeners,
+            listeners=wiring.listeners(config),
             ae_title=settings.ae_title,
             calling_ae_titles=config.may_send,
             limits=Limits(
@@ -117,9 +98,9 @@ def run_receiver(config: ApplianceConfig) -> None:
             senders_file=config.senders,
             paces=PaceFile(config.intake_db),
             max_request_bytes=settings.max_request_bytes,
-            commitment=commitment_service(config, stack.enter_context(closing(CommitmentFile(config.intake_db)))),
-            steps=steps,
-            side_doors=side_doors(config),
+            commitment=wiring.commitment_service(config, stack),
+            steps=wiring.step_service(config, stack),
+            side_doors=wiring.side_doors(config),
         )
         stack.callback(receiver.stop)
         receiver.start()
@@ -127,42 +108,6 @@ def run_receiver(config: ApplianceConfig) -> None:
             durable.write_text(config.run / name, str(port))
         ready = f"receives as {settings.ae_title} on port {' and '.join(map(str, receiver.ports))}"
         process.turn(lambda: FOREVER, ready, alive=lambda: receiver.alive)
-
-
-def commitment_service(config: ApplianceConfig, ledger: CommitmentFile) -> CommitmentService:
-    """Storage Commitment as the configuration has it."""
-    import datetime as dt
-
-    from appliance.intake.calling import Peer, PeerCaller
-    from appliance.intake.commitments import Patience
-    from appliance.intake.control_services import CommitmentService
-    from appliance.intake.wire.tls import client_context
-
-    settings = config.receiver.commitment
-    peers = {
-        peer.ae_title: Peer(
-            peer.host, peer.port, client_context(peer.tls.ca, peer.tls.certificate, peer.tls.key) if peer.tls else None
-        )
-        for peer in settings.peers
-    }
-    return CommitmentService(
-        ledger,
-        PeerCaller(peers, config.receiver.ae_title),
-        most_references=settings.max_references,
-        most_owed=settings.max_owed,
-        patience=Patience(report_for=dt.timedelta(days=settings.report_days)),
-    )
-
-
-def side_doors(config: ApplianceConfig) -> SideDoorSettings:
-    """Imports are always possible; a folder is watched where the configuration names one."""
-    from appliance.intake.side_doors import SideDoorSettings, Watch
-    from appliance.intake.watched import AfterImport
-
-    watch = config.receiver.watch
-    if watch is None:
-        return SideDoorSettings(config.run)
-    return SideDoorSettings(config.run, Watch(watch.folder, AfterImport(watch.after), watch.settle_s, watch.max_files))
 
 
 def run_analyser(config: ApplianceConfig) -> None:
@@ -196,7 +141,7 @@ def run_analyser(config: ApplianceConfig) -> None:
 
 def study_reader(config: ApplianceConfig, journal: Journal, process: RoleProcess) -> StudyReader:
     """What the analyser reads studies with."""
-    from appliance.models import Models
+    from appliance.models import Models, series_rules
     from appliance.pipeline import Desk
     from appliance.reading import StudyReader
     from appliance.reporting import Equipment
@@ -234,8 +179,7 @@ def study_reader(config: ApplianceConfig, journal: Journal, process: RoleProcess
             was_reported=journal.has_report,
             now=clock.now,
             cancelled=process.stopping.is_set,
-            asked=requirements(opened.asked, settings.series),
-            looked_for=tuple(opened.asked) or tuple(Cancer),
+            rules=series_rules(opened.asked, settings.series),
         )
 
     return StudyReader(desk, models.rest)
@@ -280,7 +224,12 @@ def run_courier(config: ApplianceConfig) -> None:
         stack.callback(link.stop)
         link.start()
         missed = stack.enter_context(closing(ReconciliationList(config.journal_db)))
-        reconciler = reconciliation(config, missed, stack, process, clock)
+        asking = None
+        if config.reconciliation.names:
+            reconciler = wiring.reconciler(config, missed, clock, process.stopping)
+            asking = Worker("reconciliation", reconciler.step)
+            stack.callback(asking.stop, STOP_ASKING_S)
+            asking.start()
         journal.tell(EventBody(kind="started", subject=VERSION))
         courier = Courier(
             journal,
@@ -291,83 +240,13 @@ def run_courier(config: ApplianceConfig) -> None:
             pseudonyms(config).study,
             config.state,
             disk_low_bytes=2 * config.receiver.min_free_bytes,
-            days=days(config, missed).bodies,
+            days=days(config, missed).counts,
         )
 
         def alive() -> bool:
-            return link.idle_s < LINK_STUCK_S and (reconciler is None or reconciler.alive)
+            return link.idle_s < LINK_STUCK_S and (asking is None or asking.alive)
 
         process.turn(courier.step, "delivers", alive=alive, longest_s=600.0)
-
-
-def reconciliation(
-    config: ApplianceConfig, missed: ReconciliationList, stack: ExitStack, process: RoleProcess, clock: SystemClock
-) -> Reconciler | None:
-    """Start asking the configured sources for what was performed; None where there are none."""
-    import datetime as dt
-
-    from appliance.reconciliation.reconciler import Reconciler, Source
-    from appliance.reconciliation.schedule import Rules
-    from appliance.reconciliation.source import DicomSource, SourceAddress, SourceTls
-
-    settings = config.reconciliation
-    if not settings.names:
-        return None
-    calling = config.receiver.ae_title
-    sources: list[Source] = [
-        DicomSource(
-            SourceAddress(
-                *(source.name, source.host, source.port, source.ae_title, calling, source.model),
-                tls=SourceTls(source.tls.ca, source.tls.certificate, source.tls.key) if source.tls else None,
-            )
-        )
-        for source in settings.sources
-    ]
-    for told in settings.web:
-        try:
-            sources.append(web_source(config, told))
-        except OneScanError as error:  # results must go out all the same
-            missed.unanswered(told.name, clock.now(), "start", str(error))
-            log.error("a source can't be asked: %s; %s", error, error.remedy())
-    rules = Rules(
-        night=settings.night,
-        downtime=dt.timedelta(minutes=settings.downtime_minutes),
-        settle=dt.timedelta(minutes=settings.settle_minutes),
-        look_back=dt.timedelta(days=settings.look_back_days),
-        studies_an_hour=settings.studies_an_hour,
-        tries=settings.tries,
-    )
-    intake = IntakeReader(config.intake_db, config.spool)
-    reconciler = Reconciler(
-        sources, missed, rules, clock, holds=intake.held, arriving=intake.arriving, stopping=process.stopping
-    )
-    stack.callback(reconciler.join)
-    reconciler.start()
-    return reconciler
-
-
-def web_source(config: ApplianceConfig, source: WebSourceConfig) -> WebSource:
-    """A source that speaks DICOMweb, and our receiver as it is listening at that moment."""
-    import base64
-
-    from appliance.intake.receiver import SOP_CLASSES, TRANSFER_SYNTAXES
-    from appliance.reconciliation.web import OwnReceiver, WebAddress, WebSource
-
-    authorization = ""
-    if source.credentials is not None:
-        try:
-            words = source.credentials.read_text("utf-8").strip()
-        except OSError as error:
-            raise ConfigError(f"can't read {source.credentials}: {error.strerror}") from error
-        basic = f"Basic {base64.b64encode(words.encode()).decode()}"
-        authorization = basic if ":" in words else f"Bearer {words}"
-    host = "127.0.0.1" if config.receiver.host in ("0.0.0.0", "::", "") else config.receiver.host
-    contexts = [(sop_class, syntax) for sop_class in SOP_CLASSES for syntax in TRANSFER_SYNTAXES]
-
-    def receiver() -> OwnReceiver:
-        return OwnReceiver(host, listening_port(config), config.receiver.ae_title, contexts)
-
-    return WebSource(WebAddress(source.name, source.url, source.ca, authorization), receiver)
 
 
 def run_updater(config: ApplianceConfig) -> None:
@@ -430,49 +309,6 @@ def run_console(config: ApplianceConfig) -> None:
         process.turn(lambda: FOREVER, f"pages on port {port}", alive=thread.is_alive)
         server.should_exit = True
         thread.join(10)
-
-
-def days(config: ApplianceConfig, missed: ReconciliationList) -> Days:
-    """What was performed, received, analysed, delivered on each day."""
-    from appliance.days import Days
-
-    intake = IntakeReader(config.intake_db, config.spool)
-    return Days(missed, intake, SystemClock(), config.reconciliation.names)
-
-
-def overview(config: ApplianceConfig) -> JournalOverview:
-    """What pages and `onescan-appliance status` show."""
-    from appliance.overview import JournalOverview
-
-    journal = open_journal(config)
-    return JournalOverview(
-        config=config,
-        journal=journal,
-        days=days(config, ReconciliationList(config.journal_db)),
-        intake=IntakeReader(config.intake_db, config.spool),
-        pseudonyms=pseudonyms(config),
-        software=VERSION,
-        port=listening_port(config),
-        synthetic=lambda digest: read_manifest(config.bundles, digest).synthetic,
-    )
-
-
-def listening_port(config: ApplianceConfig) -> int:
-    """The receiver's port, also where the configuration says 0."""
-    try:
-        return config.receiver.port or int((config.run / "receiver.port").read_text())
-    except (OSError, ValueError):
-        return config.receiver.port
-
-
-def open_journal(config: ApplianceConfig) -> Journal:
-    """journal.db of this box."""
-    return Journal(config.journal_db, config.state, config.device, SystemClock().stamp)
-
-
-def pseudonyms(config: ApplianceConfig) -> Pseudonyms:
-    """How this site names patients and studies to the outside."""
-    return Pseudonyms(load_site_key(IdentityFolder(config.identity)))
 
 
 _ROLES: dict[str, Callable[[ApplianceConfig], None]] = {

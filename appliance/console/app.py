@@ -71,7 +71,7 @@ def create_app(overview: Overview) -> FastAPI:
     def days_json(limit: int = _DAYS) -> dict[str, Any]:
         counted = min(max(limit, 1), 90)
         return {
-            "days": [asdict(day) for day in overview.days(counted)],
+            "days": [day.model_dump() for day in overview.days(counted)],
             "asked": [asdict(ask) for ask in overview.asks()],
             "missed": [asdict(study) for study in overview.missed(counted)],
         }

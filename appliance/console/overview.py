@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from core.wire import DayBody
+
 
 @dataclass(frozen=True)
 class AnswerView:
@@ -81,19 +83,6 @@ class BoxView:
 
 
 @dataclass(frozen=True)
-class DayView:
-    """Studies of one day. None: nobody has told this box."""
-
-    day: dt.date
-    performed: int | None
-    received: int
-    analysed: int
-    delivered: int
-    reviewed: int | None
-    missing: int
-
-
-@dataclass(frozen=True)
 class AskView:
     """The last time that a source was asked what was performed. reason: why it did not answer."""
 
@@ -132,7 +121,7 @@ class Overview(Protocol):
     def steps(self, identifier: str) -> Sequence[StepView]:
         """What happened to it."""
 
-    def days(self, limit: int) -> Sequence[DayView]:
+    def days(self, limit: int) -> Sequence[DayBody]:
         """The last days, newest first."""
 
     def asks(self) -> Sequence[AskView]:

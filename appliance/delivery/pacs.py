@@ -10,19 +10,18 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import random
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
-from pynetdicom import AE, _config, evt
+from pynetdicom import _config
 from pynetdicom.presentation import build_context
 from pynetdicom.status import code_to_category
 
+from appliance.association import Peer, Timeouts, association
 from appliance.delivery.outbox import Backoff, by_destination
 from appliance.ports import Clock, PacsItem, PacsOutbox
 from core.errors import DeliveryError
@@ -48,11 +47,9 @@ class Destination:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a PACS, in seconds; when a person should know, in hours."""
+    """How long to wait for a PACS; when a person should know, in hours; how often to look, in seconds."""
 
-    connect_s: float = 10.0
-    association_s: float = 20.0
-    response_s: float = 60.0
+    timeouts: Timeouts = Timeouts()  # noqa: RUF009  # frozen
     stalled_after_h: float = 6.0
     rescan_s: float = 5.0
 
@@ -114,9 +111,11 @@ class PacsSender:
                 self._postpone(item, why, closed_until)
             return
         try:
-            with self._association(destination, items) as association:
+            peer = Peer(destination.host, destination.port, destination.ae_title)
+            contexts = [build_context(*pair) for pair in _contexts(items)]
+            with association(peer, destination.calling_ae_title, contexts, self._patience.timeouts) as opened:
                 self._unreachable.pop(name, None)
-                self._send_all(association, items)
+                self._send_all(opened, items)
         except DeliveryError as error:
             until = self._postpone_all(items, str(error), failures + 1)
             self._unreachable[name] = (failures + 1, until, str(error))
@@ -153,29 +152,6 @@ class PacsSender:
             _log.error("delivery to the PACS is stalled", extra={"destination": item.destination, "why": why})
             self._on_stalled(item, why)
 
-    @contextmanager
-    def _association(self, destination: Destination, items: Sequence[PacsItem]) -> Iterator[Any]:
-        """An association that offers what these items need. DeliveryError where there is none."""
-        ae = AE(ae_title=destination.calling_ae_title)
-        ae.connection_timeout = self._patience.connect_s
-        ae.acse_timeout = self._patience.association_s
-        ae.dimse_timeout = ae.network_timeout = self._patience.response_s
-        contexts = [build_context(*pair) for pair in _contexts(items)]
-        association = ae.associate(
-            destination.host,
-            destination.port,
-            contexts=contexts,
-            ae_title=destination.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
-        )
-        if not association.is_established:
-            raise DeliveryError(_why_not(association))
-        try:
-            yield association
-        finally:
-            if association.is_established:
-                association.release()
-
 
 def _contexts(items: Sequence[PacsItem]) -> list[tuple[str, str]]:
     """(SOP class, transfer syntax) pairs that the items need, each once. An unreadable file shows when it is sent."""
@@ -205,17 +181,3 @@ def _store(association: Any, item: PacsItem) -> str | None:
     if category == "Warning":
         _log.warning("the PACS stored an object with a warning", extra={"status": f"{code:04X}"})
     return None if category in ("Success", "Warning") else f"refused with status {code:04X}"
-
-
-def _send_at_once(event: Any) -> None:
-    """Without this, small packets wait for the receiver's delayed acknowledgement."""
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _why_not(association: Any) -> str:
-    if association.is_rejected:
-        answer = association.acceptor.primitive
-        return f"association rejected: {answer.reason_str}" if answer is not None else "association rejected"
-    if association.acceptor.primitive is not None:
-        return "the PACS accepts none of the presentation contexts offered"
-    return "no connection"

@@ -17,7 +17,7 @@ its row in the intake ledger, and, once a study is judged complete, a hand-over 
     control.py    data sets of requests that store nothing, bounded; control_services.py: those services together
     calling.py    associations of ours to senders
     door.py       the same storing for what does not come by C-STORE; part10.py reads files' meta information (sans-IO);
-                  hatch.py takes imports, watched.py a folder's files; side_doors.py: those together, worker.py a thread
+                  hatch.py takes imports, watched.py a folder's files; side_doors.py: those together
     spool.py      the files
     ledger.py     the port to the journal, implemented by `appliance.storage.intake_journal`
     role.py       all of these together, with threads: start(), stop()

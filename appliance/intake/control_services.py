@@ -9,8 +9,8 @@ from appliance.intake.announcement import Announcement
 from appliance.intake.commitments import Caller, CommitmentLedger, Commitments, Patience
 from appliance.intake.procedure_step import Performed, ProcedureSteps, StepLedger
 from appliance.intake.receiver import SOP_CLASSES
-from appliance.intake.worker import Worker
 from appliance.ports import Clock
+from appliance.worker import Worker
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from appliance.intake.wire.bounds import Limits
 from appliance.intake.wire.messages import CONTROL_LIMIT
 from appliance.intake.wire.service import Listener
 from appliance.ports import Clock, Doorbell
+from appliance.worker import Worker
 from core.errors import OneScanError
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,6 @@ class ReceiverRole:
         self._assembly = Assembly(quiet_seconds, paces.paces() if paces else None)
         self._lock = threading.RLock()
         self._wake = threading.Event()
-        self._stopping = False
         self._next_prune = float("-inf")
         storing = Storing(
             spool=self._spool,
@@ -126,7 +126,7 @@ class ReceiverRole:
             transfer_syntaxes=TRANSFER_SYNTAXES,
         )
         self._side_doors = SideDoors(side_doors or SideDoorSettings(), door, clock, max_dataset_bytes)
-        self._thread = threading.Thread(target=self._run, name="assembly", daemon=True)
+        self._worker = Worker("assembly", self._step, self._wake)
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -136,8 +136,8 @@ class ReceiverRole:
     @property
     def alive(self) -> bool:
         """True while both the service and the assembly thread work: what a watchdog asks."""
-        parts = (self._thread.is_alive(), self._receiver.alive, self._control.alive, self._side_doors.alive)
-        return all(parts) and not self._stopping
+        parts = (self._worker, self._receiver, self._control, self._side_doors)
+        return all(part.alive for part in parts) and not self._worker.stopping
 
     def start(self) -> None:
         """Take up the studies that were being received, then listen."""
@@ -147,7 +147,7 @@ class ReceiverRole:
             self._assembly.restore(study.study_uid, study.facts, now, study.pruned)
             self._announce(study.study_uid)
         self._receiver.start()
-        self._thread.start()
+        self._worker.start()
         self._control.start()
         self._side_doors.start()
         log.info(
@@ -160,10 +160,7 @@ class ReceiverRole:
         self._receiver.stop()
         self._side_doors.stop()
         self._control.stop()
-        self._stopping = True
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._worker.stop()
         self._write_senders()
 
     def _knows(self, sop_instance_uid: str, sha256: str) -> bool:
@@ -196,20 +193,6 @@ class ReceiverRole:
         with self._lock:
             self._assembly.association_closed(association, released, self._clock.monotonic())
         self._wake.set()
-
-    def _run(self) -> None:
-        while not self._stopping:
-            try:
-                wait = self._step()
-            except OneScanError as error:
-                log.error("assembly: %s; %s", error, error.remedy())
-                wait = _LOOK_S
-            except Exception:
-                # The edge of this thread: without it no study would ever be complete again.
-                log.exception("assembly: unforeseen error; tried again in %g s", _LOOK_S)
-                wait = _LOOK_S
-            self._wake.wait(wait)
-            self._wake.clear()
 
     def _step(self) -> float:
         """Decide what can be decided; returns the seconds until time alone can decide something more."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from appliance.intake.door import Door
 from appliance.intake.hatch import Hatch
 from appliance.intake.watched import AfterImport, WatchedFolder
-from appliance.intake.worker import Worker
 from appliance.ports import Clock
+from appliance.worker import Worker
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class DayCounts:
-    """One day. performed, reviewed: None where nobody has told. missing: known to be missed and not here yet."""
-
-    day: dt.date
-    performed: int | None
-    received: int
-    analysed: int
-    delivered: int
-    reviewed: int | None
-    missing: int
+from core.wire import DayBody
 
 
 @dataclass(frozen=True)
@@ -37,7 +26,7 @@ class Studies:
     asked: dt.date | None = None
 
 
-def count_days(studies: Studies, today: dt.date, days: int) -> list[DayCounts]:
+def count_days(studies: Studies, today: dt.date, days: int) -> list[DayBody]:
     """The last `days` days, newest first."""
     day_of = {**studies.received, **studies.performed}
 
@@ -45,7 +34,7 @@ def count_days(studies: Studies, today: dt.date, days: int) -> list[DayCounts]:
         return sum(day_of.get(uid) == day for uid in some)
 
     return [
-        DayCounts(
+        DayBody(
             day=day,
             performed=on(day, studies.performed) if studies.asked is not None and studies.asked > day else None,
             received=on(day, studies.received),

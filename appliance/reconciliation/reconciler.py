@@ -30,7 +30,7 @@ from appliance.reconciliation.comparison import (
 )
 from appliance.reconciliation.schedule import Asked, Rules
 from appliance.reconciliation.source import Moved
-from core.errors import DeliveryError, OneScanError
+from core.errors import DeliveryError
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,8 @@ class MissedList(Protocol):
 
 
 class Reconciler:
-    """`step` again and again, on one thread. holds: what the ledger has of these studies. arriving: since a moment."""
+    """`step` again and again, on a thread of its own. holds: what the ledger has of these studies. arriving: whether
+    slices came since a moment. stopping: ends a wait."""
 
     def __init__(
         self,
@@ -128,36 +129,9 @@ class Reconciler:
         before = missed.alive_at()
         self._away = self._started - before if before is not None else None
         self._alive_from = float("-inf")
-        self._thread = threading.Thread(target=self._run, name="reconciliation", daemon=True)
 
-    def start(self) -> None:
-        """Go round on a thread until `stopping` is set."""
-        self._thread.start()
-
-    def join(self) -> None:
-        """Tell it to stop and wait a while; a fetch under way ends with this process and counts as an attempt."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(10.0)
-
-    @property
-    def alive(self) -> bool:
-        """True while it goes round."""
-        return self._thread.is_alive()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self.step()
-            except OneScanError as error:
-                log.error("reconciliation: %s; %s", error, error.remedy())
-            except Exception:
-                # The edge of this thread: without it nothing that was missed would ever be fetched.
-                log.exception("reconciliation: unforeseen error; tried again in %g s", LOOK_S)
-            self._stopping.wait(LOOK_S)
-
-    def step(self) -> None:
-        """Ask who is due, then fetch one study if it is time."""
+    def step(self) -> float:
+        """Ask who is due, then fetch one study if it is time; returns the seconds until the next look."""
         now = self._clock.now()
         if self._clock.monotonic() >= self._alive_from:
             self._alive_from = self._clock.monotonic() + _ALIVE_EVERY_S
@@ -168,6 +142,7 @@ class Reconciler:
             if why is not None:
                 self._ask(source, asked, why)
         self._fetch_one()
+        return LOOK_S
 
     def _ask(self, source: Source, asked: Asked, why: str) -> None:
         now = self._clock.now()

@@ -7,16 +7,15 @@ attributes may be absent, empty or wrong, and answers without end are cut off.
 from __future__ import annotations
 
 import datetime as dt
-import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE
+from pynetdicom.presentation import build_context
 
+from appliance.association import Peer, Timeouts, association
 from appliance.reconciliation.comparison import Performed, PerformedSeries
 from core.errors import DeliveryError
 
@@ -30,27 +29,14 @@ _REMEDY = "Check that the source is up, knows this box's AE title with address a
 
 
 @dataclass(frozen=True)
-class SourceTls:
-    """PEM files: the authority of the source's certificate; our own certificate and key, where it asks for one."""
-
-    ca: Path
-    certificate: Path | None = None
-    key: Path | None = None
-
-
-@dataclass(frozen=True)
 class SourceAddress:
-    """Where the source is. calling: our AE title, also the destination of C-MOVE: the source has to know it."""
+    """Who is asked. calling: our AE title, also the destination of C-MOVE: the source has to know it."""
 
     name: str
-    host: str
-    port: int
-    ae_title: str
+    peer: Peer
     calling: str
     model: Literal["study-root", "patient-root"] = "study-root"
-    tls: SourceTls | None = None
-    connect_s: float = 10.0
-    response_s: float = 120.0
+    timeouts: Timeouts = Timeouts(association_s=10.0, response_s=120.0)  # noqa: RUF009  # frozen
 
 
 @dataclass(frozen=True)
@@ -91,9 +77,9 @@ class DicomSource:
         return [
             Performed(
                 study_uid=str(answer.get("StudyInstanceUID") or ""),
-                study_date=_date(answer),
+                study_date=date_of(answer.get("StudyDate")),
                 modalities=_words(answer, "ModalitiesInStudy"),
-                instances=_count(answer, "NumberOfStudyRelatedInstances"),
+                instances=count_of(answer.get("NumberOfStudyRelatedInstances")),
             )
             for answer in self._ask(wanted)
         ]
@@ -110,7 +96,7 @@ class DicomSource:
         for answer in self._ask(wanted):
             if uid := str(answer.get("SeriesInstanceUID") or ""):
                 modality = str(answer.get("Modality") or "") or None
-                found[uid] = PerformedSeries(uid, modality, _count(answer, "NumberOfSeriesRelatedInstances"))
+                found[uid] = PerformedSeries(uid, modality, count_of(answer.get("NumberOfSeriesRelatedInstances")))
         return list(found.values())
 
     def fetch(self, study_uid: str, series_uid: str = "") -> Moved:
@@ -149,34 +135,12 @@ class DicomSource:
 
     @contextmanager
     def _association(self, model: str) -> Iterator[Any]:
-        address = self._address
-        ae = AE(ae_title=address.calling)
-        ae.connection_timeout = ae.acse_timeout = address.connect_s
-        ae.dimse_timeout = ae.network_timeout = address.response_s
-        ae.add_requested_context(model)
-        tls = (_context(address.tls), address.host) if address.tls else None
-        association = ae.associate(address.host, address.port, ae_title=address.ae_title, tls_args=tls)
-        if not association.is_established:
-            said = "refused our association" if association.is_rejected else "could not be reached, or offers no query"
-            raise DeliveryError(f"{self.name} {said}", remedy=_REMEDY)
+        to, contexts = self._address, [build_context(model)]
         try:
-            yield association
+            with association(to.peer, to.calling, contexts, to.timeouts, who=self.name, remedy=_REMEDY) as opened:
+                yield opened
         except (RuntimeError, ValueError, AttributeError) as error:
             raise DeliveryError(f"{self.name} could not be asked: {type(error).__name__}", remedy=_REMEDY) from error
-        finally:
-            if association.is_established:
-                association.release()
-
-
-def _context(tls: SourceTls) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=str(tls.ca))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if tls.certificate is not None:
-            context.load_cert_chain(tls.certificate, tls.key)
-    except (OSError, ssl.SSLError) as error:
-        raise DeliveryError(f"the source's TLS files can't be used: {error}", remedy=_REMEDY) from error
-    return context
 
 
 def _words(answer: Dataset, keyword: str) -> tuple[str, ...] | None:
@@ -186,16 +150,18 @@ def _words(answer: Dataset, keyword: str) -> tuple[str, ...] | None:
     return tuple(map(str, [value] if isinstance(value, str) else value))
 
 
-def _count(answer: Dataset, keyword: str) -> int | None:
+def count_of(value: Any) -> int | None:
+    """A count as a source tells it; None where it tells none."""
     try:
-        count = int(answer.get(keyword))
+        count = int(value)
     except (TypeError, ValueError):
         return None
     return count if count >= 0 else None
 
 
-def _date(answer: Dataset) -> dt.date | None:
+def date_of(value: object) -> dt.date | None:
+    """A date (DA, PS3.5 6.2) as a source tells it; None where it is none."""
     try:
-        return dt.datetime.strptime(str(answer.get("StudyDate")), "%Y%m%d").date()
+        return dt.datetime.strptime(str(value), "%Y%m%d").date()
     except ValueError:
         return None

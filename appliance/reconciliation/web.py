@@ -9,8 +9,7 @@ import email.message
 import io
 import json
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from urllib.parse import quote, urlencode
 import urllib3
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
+from appliance.association import Peer, Timeouts, association
 from appliance.reconciliation.comparison import Performed, PerformedSeries
-from appliance.reconciliation.source import Moved
+from appliance.reconciliation.source import Moved, count_of, date_of
 from core.errors import DeliveryError
 
 _STUDY_DATE, _MODALITIES, _STUDY_UID = "00080020", "00080061", "0020000D"
@@ -32,6 +31,8 @@ _INSTANCE_UID = "00080018"
 _PAGE, _MOST_ANSWERS = 500, 10_000
 _LONGEST_ANSWER = 64 << 20
 _LONGEST_INSTANCE = 2 << 30
+_TO_OURSELVES = Timeouts(association_s=60.0)
+_SEE_RECEIVER = "See `onescan-appliance senders`, and the receiver's log."
 _REMEDY = "Check the source's address, its certificate's authority and the credentials in reconciliation.web."
 Answer = Mapping[str, Any]
 
@@ -52,9 +53,7 @@ class WebAddress:
 class OwnReceiver:
     """Where fetched instances go. contexts: the (SOP class, transfer syntax) pairs that it takes, at most 128."""
 
-    host: str
-    port: int
-    ae_title: str
+    peer: Peer
     contexts: Sequence[tuple[str, str]]
 
 
@@ -87,9 +86,9 @@ class WebSource:
         return [
             Performed(
                 study_uid=_text(one, _STUDY_UID),
-                study_date=_date(_text(one, _STUDY_DATE)),
+                study_date=date_of(_text(one, _STUDY_DATE)),
                 modalities=tuple(map(str, _values(one, _MODALITIES))) or None,
-                instances=_count(one, _IN_STUDY),
+                instances=count_of(_text(one, _IN_STUDY)),
             )
             for one in self._ask("studies", question)
         ]
@@ -99,7 +98,8 @@ class WebSource:
         asked = self._ask(f"studies/{_safe(study_uid)}/series", {"includefield": f"{_MODALITY},{_IN_SERIES}"})
         found = {uid: one for one in asked if (uid := _text(one, _SERIES_UID))}
         return [
-            PerformedSeries(uid, _text(one, _MODALITY) or None, _count(one, _IN_SERIES)) for uid, one in found.items()
+            PerformedSeries(uid, _text(one, _MODALITY) or None, count_of(_text(one, _IN_SERIES)))
+            for uid, one in found.items()
         ]
 
     def fetch(self, study_uid: str, series_uid: str = "") -> Moved:
@@ -108,27 +108,31 @@ class WebSource:
             [series_uid] if series_uid else [s.series_uid for s in self.series(study_uid) if s.modality in ("CT", None)]
         )
         done = failed = 0
-        with self._association() as association:
+        ours = self._receiver()
+        contexts = [build_context(*pair) for pair in ours.contexts]
+        with association(
+            ours.peer, ours.peer.ae_title, contexts, _TO_OURSELVES, who="our own receiver", remedy=_SEE_RECEIVER
+        ) as opened:
             for uid in series:
                 folder = f"studies/{_safe(study_uid)}/series/{_safe(uid)}/instances"
                 for instance in {_text(one, _INSTANCE_UID): None for one in self._ask(folder, {})}:
-                    if instance and self._bring(association, f"{folder}/{_safe(instance)}"):
+                    if instance and self._bring(opened, f"{folder}/{_safe(instance)}"):
                         done += 1
                     else:
                         failed += 1
         return Moved(0xB000 if failed else 0x0000, done, failed)
 
-    def _bring(self, association: Any, path: str) -> bool:
+    def _bring(self, opened: Any, path: str) -> bool:
         kind = 'multipart/related; type="application/dicom"; transfer-syntax=*'
         content = part_of(*self._get(path, {}, kind, _LONGEST_INSTANCE))
         try:
-            status = association.send_c_store(dcmread(io.BytesIO(content)))
+            status = opened.send_c_store(dcmread(io.BytesIO(content)))
         except RuntimeError as error:
-            raise DeliveryError("our receiver ended the association", remedy="See the receiver's log.") from error
+            raise DeliveryError("our receiver ended the association", remedy=_SEE_RECEIVER) from error
         except (ValueError, AttributeError, InvalidDicomError):
             return False  # a kind of object that the receiver does not take, or no DICOM at all
         if "Status" not in status:
-            raise DeliveryError("our receiver ended the association", remedy="See the receiver's log.")
+            raise DeliveryError("our receiver ended the association", remedy=_SEE_RECEIVER)
         return int(status.Status) == 0x0000
 
     def _ask(self, path: str, question: Mapping[str, str]) -> list[Answer]:
@@ -162,21 +166,6 @@ class WebSource:
                 response.release_conn()
         except urllib3.exceptions.HTTPError as error:
             raise DeliveryError(f"{self.name} did not answer: {type(error).__name__}", remedy=_REMEDY) from error
-
-    @contextmanager
-    def _association(self) -> Iterator[Any]:
-        ours = self._receiver()
-        ae = AE(ae_title=ours.ae_title)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60.0
-        contexts = [build_context(*pair) for pair in ours.contexts]
-        association = ae.associate(ours.host, ours.port, contexts=contexts, ae_title=ours.ae_title)
-        if not association.is_established:
-            raise DeliveryError("our own receiver takes nothing now", remedy="See `onescan-appliance senders`.")
-        try:
-            yield association
-        finally:
-            if association.is_established:
-                association.release()
 
 
 def part_of(content_type: str, content: bytes) -> bytes:
@@ -217,18 +206,3 @@ def _values(answer: Answer, tag: str) -> list[Any]:
 
 def _text(answer: Answer, tag: str) -> str:
     return next((str(one) for one in _values(answer, tag)), "")
-
-
-def _count(answer: Answer, tag: str) -> int | None:
-    try:
-        count = int(_text(answer, tag))
-    except ValueError:
-        return None
-    return count if count >= 0 else None
-
-
-def _date(text: str) -> dt.date | None:
-    try:
-        return dt.datetime.strptime(text, "%Y%m%d").date()
-    except ValueError:
-        return None

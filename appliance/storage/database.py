@@ -56,15 +56,17 @@ class Database:
     changes are additive.
     """
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
+    def __init__(self, path: Path, schema: str | None, version: int = 0, queries: str = "queries.sql") -> None:
+        """schema: None where the file is another's. queries: the file of this package with the statements."""
         self.path = path
         self._lock = threading.RLock()
-        self._queries = named_queries((importlib.resources.files(__package__) / "queries.sql").read_text())
+        self._queries = named_queries((importlib.resources.files(__package__) / queries).read_text("utf-8"))
         with self._storage_errors():
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._connection.row_factory = sqlite3.Row
             self._configure()
-            self._create(schema, version)
+            if schema is not None:
+                self._create(schema, version)
 
     def _configure(self) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "foreign_keys=ON"):

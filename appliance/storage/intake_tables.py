@@ -1,4 +1,4 @@
-"""Tables of their own in `intake.db`, beside those of `IntakeJournal`: one connection behind a lock, the same rules."""
+"""A writer of tables in `intake.db`: one connection behind a lock. WAL, `synchronous=FULL`, short transactions."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from typing import Any
 
 from appliance.storage.database import storage_errors
 
-_BUSY_S = 10.0
+BUSY_S = 10.0
+SCHEMA_VERSION = 1
 
 
 class IntakeTables:
-    """Opens the file, which `IntakeJournal` has made, and adds tables where they are missing. The receiver's alone."""
+    """Opens or creates the file and adds the tables of `schema` where they are missing. The receiver's alone."""
 
     def __init__(self, path: Path, schema: str) -> None:
         self._path, self._lock = path, threading.Lock()
         with storage_errors(path):
-            self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            self._db.executescript(f"PRAGMA synchronous=FULL; {schema}")
+            self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            path.chmod(0o660)  # the other roles read it; SQLite gives -wal and -shm the same mode
+            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
+            self._db.executescript(schema)
+            if self._db.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Close the database."""

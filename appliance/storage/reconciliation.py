@@ -5,45 +5,35 @@ Implements `appliance.reconciliation.reconciler.MissedList`. SQL stands in `reco
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import json
 import sqlite3
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from appliance.reconciliation.comparison import Performed, PerformedSeries
 from appliance.reconciliation.reconciler import Missed
 from appliance.reconciliation.schedule import Asked
-from appliance.storage.database import from_iso, iso, named_queries, storage_errors
+from appliance.storage.database import Database, from_iso, iso
 
-_BUSY_S = 15.0
 _KEPT = dt.timedelta(days=400)
 _AGAIN_AFTER_A_CRASH = dt.timedelta(minutes=10)
 
 
 class ReconciliationList:
-    """One connection behind a lock; every method is one short transaction."""
+    """A connection of its own to `journal.db`; every method is one short transaction."""
 
     def __init__(self, path: Path) -> None:
         """path: `journal.db`, which is there."""
-        self._path, self._lock = path, threading.Lock()
-        self._sql = named_queries(resources.files(__package__).joinpath("reconciliation.sql").read_text("utf-8"))
-        with storage_errors(path):
-            self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA synchronous=FULL")
-        with self._transaction():
+        self._database = Database(path, None, queries="reconciliation.sql")
+        with self._database.transaction():
             for name in ("create_performed", "create_missed", "create_ask", "create_meta"):
-                self._db.execute(self._sql[name])
+                self._database.run(name)
 
     def close(self) -> None:
         """Close the connection; what was committed stays."""
-        with self._lock:
-            self._db.close()
+        self._database.close()
 
     # ---- the box
 
@@ -67,12 +57,12 @@ class ReconciliationList:
     ) -> None:
         """A source answered: all of it in one transaction."""
         today = _day(at)
-        with self._transaction():
+        with self._database.transaction():
             for study in performed:
                 day = study.study_date.isoformat() if study.study_date else today
-                self._execute("add_performed", study_uid=study.study_uid, source=source, day=day)
+                self._run("add_performed", study_uid=study.study_uid, source=source, day=day)
             for one in missed:
-                self._execute(
+                self._run(
                     "add_missed",
                     study_uid=one.study_uid,
                     source=source,
@@ -82,10 +72,10 @@ class ReconciliationList:
                     at=iso(at),
                 )
             counts = {"performed": len(performed), "missed": len(missed)}
-            self._execute("add_ask", source=source, at=iso(at), why=why, reason="", **counts)
-            self._execute("prune_performed", before=_day(at - _KEPT))
-            self._execute("prune_missed", before=_day(at - _KEPT))
-            self._execute("prune_asks", before=iso(at - _KEPT))
+            self._run("add_ask", source=source, at=iso(at), why=why, reason="", **counts)
+            self._run("prune_performed", before=_day(at - _KEPT))
+            self._run("prune_missed", before=_day(at - _KEPT))
+            self._run("prune_asks", before=iso(at - _KEPT))
 
     def unanswered(self, source: str, at: dt.datetime, why: str, reason: str) -> None:
         """A source did not answer."""
@@ -107,9 +97,9 @@ class ReconciliationList:
 
     def begin(self, study_uid: str, at: dt.datetime) -> None:
         """An attempt begins: it counts from now on; if we die in it, it is tried again after ten minutes."""
-        with self._transaction():
-            self._execute("put_moment", key="fetch", at=iso(at))
-            self._execute("begin_fetch", study_uid=study_uid, next=iso(at + _AGAIN_AFTER_A_CRASH))
+        with self._database.transaction():
+            self._run("put_moment", key="fetch", at=iso(at))
+            self._run("begin_fetch", study_uid=study_uid, next=iso(at + _AGAIN_AFTER_A_CRASH))
 
     def fetched(self, study_uid: str, at: dt.datetime, by_us: bool) -> None:
         """All of it is here."""
@@ -140,27 +130,11 @@ class ReconciliationList:
 
     # ---- inside
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock, storage_errors(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    def _execute(self, name: str, **parameters: Any) -> None:
-        self._db.execute(self._sql[name], parameters)
-
     def _run(self, name: str, **parameters: Any) -> None:
-        with self._transaction():
-            self._execute(name, **parameters)
+        self._database.run(name, parameters)
 
     def _rows(self, name: str, **parameters: Any) -> list[sqlite3.Row]:
-        with self._lock, storage_errors(self._path):
-            return self._db.execute(self._sql[name], parameters).fetchall()
+        return self._database.rows(name, parameters)
 
     def _moment(self, name: str, **parameters: Any) -> dt.datetime | None:
         return next((from_iso(row["at"]) for row in self._rows(name, **parameters)), None)

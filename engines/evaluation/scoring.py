@@ -60,7 +60,7 @@ def score(
     answers: dict[Cancer, Answer] = {}
     if isinstance(study.volume, Volume):
         analysis = cascade.analyse(
-            study.volume, study.patient, observe=lambda look: looks.update({look.model.cancer: look})
+            study.volume, study.patient, study.refused, observe=lambda look: looks.update({look.model.cancer: look})
         )
         answers = {answer.cancer: answer for answer in analysis.answers}
     else:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from core.errors import InputRefused
-from core.finding import Cancer
+from core.finding import Cancer, Reason
 from core.volume import Volume
 from engines.cascade import PatientContext
 from engines.evaluation.cases import CaseSet, Truth
@@ -38,6 +38,7 @@ class Study:
     volume: or why there is none. truth: of each cancer that is to be judged. marks: uint8 (z, y, x) as the volume, 0 or
     a finding's number; None: nobody outlined anything. whole: which cancers' organs are in the scan from end to end;
     empty: not known. organ: the true outline of a cancer's organ, (z, y, x) as the volume; None: nobody drew it.
+    refused: cancers that this series does not serve, and why.
     attributes: what figures are broken down by.
     """
 
@@ -52,6 +53,7 @@ class Study:
     marks: Labels | None = None
     whole: Mapping[Cancer, bool] | None = None
     organ: Callable[[Cancer], Mask] | None = None
+    refused: Mapping[Cancer, tuple[Reason, str]] = field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -4,7 +4,6 @@
     messages.py  P-DATA fragments → DIMSE messages; responses → P-DATA
     acceptor.py  one association: a table of what is allowed when; negotiation is pynetdicom's
     bounds.py    who may connect, how often, how much may be open
-    tls.py       the settings of DICOM over TLS
     link.py      one connection and its thread
     service.py   the listening thread; with link.py the only part that waits
 

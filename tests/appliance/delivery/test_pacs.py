@@ -19,12 +19,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 
+from appliance.association import Timeouts
 from appliance.delivery import Backoff, Destination, PacsSender, Patience
 from appliance.ports import PacsItem
 from deploy.embedded import OrthancPacs, StoragePacs, free_port
 from tests.appliance.delivery.memory import MemoryPacsOutbox, TurnedClock
 
-QUICK = Patience(connect_s=3, association_s=3, response_s=5)
+QUICK = Patience(Timeouts(connect_s=3, association_s=3, response_s=5))
 
 
 def write_object(folder: Path, sop_class: str = SecondaryCaptureImageStorage) -> tuple[str, str, Path]:
@@ -269,7 +270,7 @@ def test_stalled_delivery_is_told_once_and_still_tried(
     fill(1)
     told: list[str] = []
     server = StoragePacs(tmp_path / "pacs", port=free_port())
-    patience = Patience(connect_s=1, stalled_after_h=1)
+    patience = Patience(Timeouts(connect_s=1), stalled_after_h=1)
     sender = PacsSender(
         {"main": Destination("127.0.0.1", server.port, "PACS", "ONESCAN")}, outbox, clock,
         backoff=Backoff(first_s=600, ceiling_s=900), patience=patience, draw=lambda: 0.5,

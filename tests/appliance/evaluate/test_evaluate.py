@@ -11,15 +11,21 @@ from typer.testing import CliRunner
 
 from appliance import cli
 from appliance.evaluate import DicomCohort, DicomTable, read_folder
+from appliance.pipeline import SeriesRules
 from core import durable
 from core.errors import InputRefused
 from core.finding import Cancer, Reason
+from core.requirement import Requirement, requirements
 from core.volume import Volume
+from engines.bundle import open_bundle
+from engines.cascade import Cascade
+from engines.evaluation.scoring import score
 from engines.evaluation.table import read_table
 from engines.evaluation.torsos import complete_seeds, is_whole
 from engines.phantom.torso import Rendered, Scan, build, sample_person
 from engines.phantom.torso.cohort import Order, folder_of
 from engines.phantom.torso.dicom import write_study
+from engines.runtime.onnx import OnnxRuntime
 
 SEEDS = (41, 42)
 REFERENCE = Path(__file__).parents[3] / "engines" / "bundles" / "reference"
@@ -69,6 +75,20 @@ def test_what_the_box_would_refuse_is_refused_with_its_reason(tmp_path: Path) ->
     study = DicomTable(read_table(tmp_path / "cases.csv"), "none").study(0)
     assert isinstance(study.volume, InputRefused)
     assert study.volume.reason is Reason.NO_CT
+
+
+def test_a_cancer_that_a_series_does_not_serve_on_the_box_is_not_judged_in_it(
+    cohort: tuple[Path, dict[int, Rendered]],
+) -> None:
+    folder, _ = cohort
+    rules = SeriesRules(requirements({Cancer.LUNG: Requirement(max_spacing_mm=3.0)}))
+    study = DicomCohort(folder, complete_seeds(folder), SETTINGS, rules=rules).study(0)
+    assert isinstance(study.volume, Volume)
+    assert study.refused[Cancer.LUNG][0] is Reason.TOO_THICK
+    assert Cancer.LIVER not in study.refused
+    result = score(study, Cascade(open_bundle(REFERENCE), OnnxRuntime(1)), began=0.0, pictures=False).result
+    assert result.cancers[Cancer.LUNG].reason is Reason.TOO_THICK
+    assert result.cancers[Cancer.LIVER].reason is not Reason.TOO_THICK
 
 
 def test_a_hospital_judges_its_own_cases_and_names_nobody(

@@ -22,7 +22,8 @@ from appliance.intake.role import ReceiverRole
 from appliance.intake.wire.bounds import Limits
 from appliance.intake.wire.link import Link
 from appliance.intake.wire.service import Listener
-from appliance.storage.intake_journal import IntakeJournal, IntakeReader
+from appliance.storage.intake_journal import IntakeJournal
+from appliance.storage.intake_reader import IntakeReader
 from tests.appliance.dicom_samples import part10
 
 AE_TITLE = "ONESCAN"

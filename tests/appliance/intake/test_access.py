@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from appliance.cli import app
 from appliance.intake import senders
 from appliance.intake.senders import _SENDERS, Senders
-from appliance.intake.wire.tls import server_context
+from appliance.tls import server_context
 from core.errors import ConfigError
 from tests.appliance.dicom_samples import ct_series, ct_slice, part10
 from tests.appliance.intake.stand import AE_TITLE, RealClock, association, push, running, send, storescu, wait_for

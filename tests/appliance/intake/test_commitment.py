@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, MRImageStorage
 
-from appliance.intake.calling import Peer, PeerCaller
+from appliance.association import Peer, Timeouts
+from appliance.intake.calling import PeerCaller
 from appliance.intake.commitment import Failure, Held, Judged, Reference, judge, read_request
 from appliance.intake.commitments import Patience
 from appliance.intake.control import RequestRefused, decode
@@ -26,9 +27,9 @@ from appliance.intake.control_services import CommitmentService
 from appliance.intake.senders import read as read_senders
 from appliance.intake.wire.messages import Message
 from appliance.intake.wire.service import Listener
-from appliance.intake.wire.tls import server_context
 from appliance.storage.commitment_file import CommitmentFile
 from appliance.storage.intake_journal import IntakeJournal
+from appliance.tls import server_context
 from deploy.embedded import OrthancPacs
 from tests.appliance.dicom_samples import ct_series, ct_slice, encoded, uid
 from tests.appliance.intake.scu import Reports, ask, asking, commitment, listening, reference
@@ -51,7 +52,9 @@ class Committing:
         IntakeJournal(folder / "intake.db", folder / "spool").close()
         self.ledger = CommitmentFile(folder / "intake.db")
         bounds = {name: more.pop(name) for name in ("most_references", "most_owed") if name in more}
-        caller = PeerCaller({t: Peer("127.0.0.1", p) for t, p in (peers or {}).items()}, "ONESCAN", 3.0, 3.0)
+        caller = PeerCaller(
+            {t: Peer("127.0.0.1", p, t) for t, p in (peers or {}).items()}, "ONESCAN", Timeouts(3, 3, 3)
+        )
         self.senders = folder / "senders.json"
         service = CommitmentService(self.ledger, caller, patience=patience, **bounds)
         self.stand = Stand(folder, commitment=service, senders_file=self.senders, **more)
@@ -190,7 +193,7 @@ def test_a_sender_that_is_away_is_called_until_it_answers(tmp_path: Path) -> Non
         push(box.port, tmp_path, series)
         with asking(box.port, Reports()) as assoc:
             assert ask(assoc, commitment(uid("t"), series)) == 0
-        wait_for(lambda: "could not be reached" in box.ledger.owed().get(("SCANNER1", "127.0.0.1"), (0, ""))[1])
+        wait_for(lambda: "no connection" in box.ledger.owed().get(("SCANNER1", "127.0.0.1"), (0, ""))[1])
         with listening(called, port=port):
             assert called.wait(uid("t"))[0] == 1
             wait_for(lambda: box.ledger.next_due() is None)

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.intake.spool import prunable
-from appliance.storage.intake_journal import IntakeReader, handover_id
+from appliance.storage.intake_journal import handover_id
+from appliance.storage.intake_reader import IntakeReader
 from appliance.study import State
 from tests.appliance.dicom_samples import ct_series, ct_slice, encoded, part10
 from tests.appliance.intake.stand import association, push, running, send, wait_for

@@ -22,7 +22,7 @@ from appliance.importing import look
 from appliance.intake.hatch import SOCKET_NAME, Answer, Greeting, Offer, short_path
 from appliance.intake.senders import read as read_senders
 from appliance.intake.side_doors import SideDoorSettings
-from appliance.storage.intake_journal import IntakeReader
+from appliance.storage.intake_reader import IntakeReader
 from core.errors import DeliveryError
 from tests.appliance.dicom_samples import ct_series, ct_slice, part10, uid, write_files
 from tests.appliance.intake.stand import running, wait_for

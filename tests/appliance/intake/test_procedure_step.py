@@ -23,7 +23,8 @@ from appliance.intake.control_services import StepService
 from appliance.intake.procedure_step import PROCEDURE_STEP, TABLE, Operation, StepState, after, read_change
 from appliance.intake.receiver import SOP_CLASSES
 from appliance.intake.wire.messages import Message
-from appliance.storage.intake_journal import IntakeJournal, IntakeReader
+from appliance.storage.intake_journal import IntakeJournal
+from appliance.storage.intake_reader import IntakeReader
 from appliance.storage.step_file import StepFile
 from tests.appliance.dicom_samples import ct_series, encoded, uid
 from tests.appliance.intake.scu import SYNTAXES, reference

@@ -20,7 +20,7 @@ from appliance.intake.refusal import InstanceRefused
 from appliance.intake.senders import read as read_senders
 from appliance.intake.side_doors import SideDoorSettings, Watch
 from appliance.intake.watched import AfterImport
-from appliance.storage.intake_journal import IntakeReader
+from appliance.storage.intake_reader import IntakeReader
 from tests.appliance.dicom_samples import ct_series, ct_slice, part10, uid, write_files
 from tests.appliance.intake.stand import running, wait_for
 

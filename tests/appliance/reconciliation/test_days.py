@@ -25,7 +25,7 @@ from appliance.reconciliation.comparison import Performed, PerformedSeries
 from appliance.reconciliation.days import Studies, count_days
 from appliance.reconciliation.reconciler import Missed
 from appliance.role import RoleProcess
-from appliance.storage.intake_journal import IntakeReader
+from appliance.storage.intake_reader import IntakeReader
 from appliance.storage.journal import Journal
 from appliance.storage.reconciliation import ReconciliationList
 from core import wire

@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 
+from appliance.association import Peer
 from appliance.clock import Stamp, SystemClock
 from appliance.reconciliation.comparison import Performed, PerformedSeries
 from appliance.reconciliation.reconciler import Reconciler
@@ -83,9 +84,13 @@ def reconciler(
     )
 
 
+def source_at(name: str, port: int, title: str) -> DicomSource:
+    return DicomSource(SourceAddress(name, Peer("127.0.0.1", port, title), AE_TITLE))
+
+
 def at_orthanc(orthanc: OrthancPacs, stand: Stand) -> DicomSource:
     orthanc.add_modality("onescan", AE_TITLE, stand.port)
-    return DicomSource(SourceAddress("pacs", "127.0.0.1", orthanc.port, "ORTHANC", AE_TITLE))
+    return source_at("pacs", orthanc.port, "ORTHANC")
 
 
 def test_after_an_outage_exactly_what_was_missed_is_fetched_and_handed_over_once(
@@ -175,7 +180,7 @@ def test_dcmtks_archive_is_understood_as_well(tmp_path: Path, missed: Reconcilia
         push(stand.port, tmp_path, here)
         for datasets in (here, away):
             archive(port, "QRSCP", tmp_path, datasets)
-        working = reconciler(stand, missed, DicomSource(SourceAddress("scanner", "127.0.0.1", port, "QRSCP", AE_TITLE)))
+        working = reconciler(stand, missed, source_at("scanner", port, "QRSCP"))
         for _ in range(3):
             working.step()
         [row] = missed.missed_since(TODAY)
@@ -295,11 +300,11 @@ def test_a_source_that_is_away_is_written_down_and_asked_again_later(
 ) -> None:
     (port,) = free_ports(1)
     with running(tmp_path) as stand:
-        working = reconciler(stand, missed, DicomSource(SourceAddress("pacs", "127.0.0.1", port, "NOBODY", AE_TITLE)))
+        working = reconciler(stand, missed, source_at("pacs", port, "NOBODY"))
         working.step()
         working.step()
         [ask] = missed.last_asks()
-        assert (ask["performed"], "could not be reached" in ask["reason"]) == (None, True)
+        assert (ask["performed"], "no connection" in ask["reason"]) == (None, True)
         assert missed.asked("pacs").failures == 1
 
 
@@ -318,7 +323,7 @@ def answering(*answers: Dataset, final: int = 0x0000) -> Iterator[DicomSource]:
     (port,) = free_ports(1)
     server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_FIND, find)])
     try:
-        yield DicomSource(SourceAddress("odd", "127.0.0.1", port, "ODD", AE_TITLE))
+        yield source_at("odd", port, "ODD")
     finally:
         server.shutdown()
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 
 from appliance import service
+from appliance.association import Peer
 from appliance.config import ApplianceConfig, parse
 from appliance.intake.receiver import SOP_CLASSES, TRANSFER_SYNTAXES
 from appliance.reconciliation.comparison import Performed, PerformedSeries
@@ -33,7 +34,7 @@ CONTEXTS = [(sop_class, syntax) for sop_class in SOP_CLASSES for syntax in TRANS
 
 
 def receiver_of(stand: Stand) -> Callable[[], OwnReceiver]:
-    return lambda: OwnReceiver("127.0.0.1", stand.port, AE_TITLE, CONTEXTS)
+    return lambda: OwnReceiver(Peer("127.0.0.1", stand.port, AE_TITLE), CONTEXTS)
 
 
 @pytest.mark.integration
@@ -84,7 +85,7 @@ def answering(answer: Callable[[str], tuple[int, str, bytes]]) -> Iterator[WebSo
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def nowhere() -> OwnReceiver:
-        return OwnReceiver("127.0.0.1", 1, AE_TITLE, CONTEXTS[:1])
+        return OwnReceiver(Peer("127.0.0.1", 1, AE_TITLE), CONTEXTS[:1])
 
     try:
         yield WebSource(WebAddress("web", f"http://127.0.0.1:{server.server_port}/x/"), nowhere)

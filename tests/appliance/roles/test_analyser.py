@@ -19,7 +19,8 @@ from appliance.pipeline import Desk, analyse, open_scan, unanswered
 from appliance.ports import StoredInstance
 from appliance.reading import StudyReader
 from appliance.reporting import Equipment
-from appliance.storage.intake_journal import IntakeJournal, IntakeReader
+from appliance.storage.intake_journal import IntakeJournal
+from appliance.storage.intake_reader import IntakeReader
 from appliance.storage.journal import Journal
 from appliance.study import State
 from core.errors import StorageFull

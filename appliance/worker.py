@@ -33,12 +33,12 @@ class Worker:
         """Begin."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End after the step that is being taken."""
+    def stop(self, patience_s: float | None = None) -> None:
+        """End after the step that is being taken. patience_s: how long to wait for that; None: as long as it takes."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(patience_s)
 
     def _run(self) -> None:
         while not self._stopping:
