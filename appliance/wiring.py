@@ -103,7 +103,7 @@ def reconciler(
     asked: tuple[SourceConfig | WebSourceConfig, ...] = (*settings.sources, *settings.web)
     for told in asked:
         try:
-            sources.append(_source(config, told))
+            sources.append(source(config, told))
         except OneScanError as error:  # results must go out all the same
             missed.unanswered(told.name, clock.now(), "start", str(error))
             log.error("a source can't be asked: %s; %s", error, error.remedy())
@@ -119,7 +119,8 @@ def reconciler(
     return Reconciler(sources, missed, rules, clock, holds=intake.held, arriving=intake.arriving, stopping=stopping)
 
 
-def _source(config: ApplianceConfig, told: SourceConfig | WebSourceConfig) -> Source:
+def source(config: ApplianceConfig, told: SourceConfig | WebSourceConfig) -> Source:
+    """One of them. ConfigError or DeliveryError where its files can't be used."""
     from appliance.reconciliation.source import DicomSource, SourceAddress
     from appliance.reconciliation.web import WebAddress, WebSource
 

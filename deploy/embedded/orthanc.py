@@ -94,10 +94,14 @@ class OrthancPacs(Server):
         except (OSError, urllib.error.URLError, ValueError) as error:
             raise ServerError(f"Orthanc does not answer {path}: {error}") from error
 
-    def add_modality(self, name: str, ae_title: str, port: int) -> None:
-        """Make a DICOM peer on 127.0.0.1 known, so that Orthanc can send to it or answer it."""
-        peer = {"AET": ae_title, "Host": self.host, "Port": port}
-        self.rest(f"/modalities/{name}", "PUT", peer)
+    def add_modality(self, ae_title: str, port: int) -> str:
+        """Make a DICOM peer on 127.0.0.1 known, so that Orthanc can send to it or answer it; returns its name there.
+
+        The name follows from the AE title: a later peer of the same title takes the place of the earlier one.
+        """
+        name = ae_title.lower()
+        self.rest(f"/modalities/{name}", "PUT", {"AET": ae_title, "Host": self.host, "Port": port})
+        return name
 
     def tags(self) -> list[dict[str, Any]]:
         """The simplified tags of every instance that it holds."""

@@ -37,7 +37,7 @@ def test_what_was_performed_while_the_box_was_off_is_fetched_and_answered_once(t
         asked: dict[str, Any] = {"sources": [source], "studies_an_hour": 3600, "look_back_days": 2}
         asked |= {"downtime_minutes": 0.01, "settle_minutes": 0}
         stack = OneScan(tmp_path / "stack", Site(quiet_seconds=60.0, reconciliation=asked))
-        pacs.add_modality("box", stack.site.ae_title, stack.dicom_port)
+        pacs.add_modality(stack.site.ae_title, stack.dicom_port)
         with stack:
             hospital = Hospital(stack, tmp_path)
             before = of_today(hospital.phantom())

@@ -323,12 +323,12 @@ def instance_in(orthanc: OrthancPacs, ds: Dataset) -> str:
 def test_orthanc_gets_its_commitment(tmp_path: Path, orthanc: OrthancPacs) -> None:
     series = ct_series(3, study="committed by orthanc")
     with Committing(tmp_path, {"ORTHANC": orthanc.port}) as box:
-        orthanc.add_modality("committing", "ONESCAN", box.port)
+        name = orthanc.add_modality("ONESCAN", box.port)
         for ds in series:
             push(orthanc.port, tmp_path, [ds], called="ORTHANC")
         push(box.port, tmp_path, series[:2])
         ids = [instance_in(orthanc, ds) for ds in series]
-        answer = orthanc.rest("/modalities/committing/storage-commitment", "POST", {"Resources": ids})
+        answer = orthanc.rest(f"/modalities/{name}/storage-commitment", "POST", {"Resources": ids})
         path = f"/storage-commitment/{answer['ID']}"
         wait_for(lambda: orthanc.rest(path)["Status"] != "Pending")
         report = orthanc.rest(path)

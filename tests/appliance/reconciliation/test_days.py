@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,9 +14,9 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance import service
+from appliance import wiring
 from appliance.clock import Stamp, SystemClock
-from appliance.config import ApplianceConfig, parse
+from appliance.config import ApplianceConfig, PeerTlsConfig, WebSourceConfig, parse
 from appliance.console.app import create_app
 from appliance.days import Days
 from appliance.identity.pseudonyms import Pseudonyms
@@ -24,10 +25,10 @@ from appliance.ports import Handover
 from appliance.reconciliation.comparison import Performed, PerformedSeries
 from appliance.reconciliation.days import Studies, count_days
 from appliance.reconciliation.reconciler import Missed
-from appliance.role import RoleProcess
 from appliance.storage.intake_reader import IntakeReader
 from appliance.storage.journal import Journal
 from appliance.storage.reconciliation import ReconciliationList
+from appliance.worker import Worker
 from core import wire
 from deploy.embedded.ports import free_ports
 from tests.appliance.intake.stand import wait_for
@@ -118,7 +119,7 @@ def test_the_page_and_the_message_tell_of_missed_studies_without_naming_them(
         **{"uptime_s": 1, "cpu_load": 0, "memory_used": 0, "disk_free_bytes": 1, "studies_today": 0},
         outbox_pacs=0,
         outbox_registry=0,
-        days=days.bodies(),
+        days=tuple(days.counts()),
     )
     assert "1.2.3" not in body.model_dump_json()
     assert wire.TelemetryBody.model_validate_json(body.model_dump_json()) == body
@@ -139,12 +140,30 @@ def test_the_tables_are_added_to_a_journal_of_an_older_release_and_stay_on_reope
 def test_the_courier_asks_the_configured_sources(config: ApplianceConfig, journal: Journal) -> None:
     assert config.may_send == ("CT1", "PACS")  # what is fetched its source pushes
     with ExitStack() as stack:
-        process = stack.enter_context(RoleProcess("courier", config.run))
         found = ReconciliationList(config.journal_db)
         stack.callback(found.close)
-        started = service.reconciliation(config, found, stack, process, SystemClock())
-        assert started is not None
+        asking = Worker("reconciliation", wiring.reconciler(config, found, SystemClock(), threading.Event()).step)
+        stack.callback(asking.stop)
+        asking.start()
         [ask] = wait_for(found.last_asks)
         assert (ask["source"], ask["performed"]) == ("pacs", None)  # nobody listens there
-        assert started.alive
-    assert not started.alive
+        assert asking.alive
+    assert not asking.alive
+
+
+def test_a_source_whose_files_cannot_be_used_is_told_and_ends_nothing(
+    config: ApplianceConfig, journal: Journal, tmp_path: Path
+) -> None:
+    asked = config.reconciliation
+    tls = PeerTlsConfig(ca=tmp_path / "nowhere.crt")
+    secret = WebSourceConfig(name="web", url="https://127.0.0.1:1/x", credentials=tmp_path / "nowhere")
+    sources = asked.model_copy(
+        update={"sources": (asked.sources[0].model_copy(update={"tls": tls}),), "web": (secret,)}
+    )
+    found = ReconciliationList(config.journal_db)
+    broken = config.model_copy(update={"reconciliation": sources})
+    wiring.reconciler(broken, found, SystemClock(), threading.Event()).step()
+    reasons = {ask["source"]: ask["reason"] for ask in found.last_asks()}
+    assert "nowhere.crt" in reasons["pacs"]
+    assert "can't read" in reasons["web"]
+    found.close()

@@ -89,7 +89,7 @@ def source_at(name: str, port: int, title: str) -> DicomSource:
 
 
 def at_orthanc(orthanc: OrthancPacs, stand: Stand) -> DicomSource:
-    orthanc.add_modality("onescan", AE_TITLE, stand.port)
+    orthanc.add_modality(AE_TITLE, stand.port)
     return source_at("pacs", orthanc.port, "ORTHANC")
 
 

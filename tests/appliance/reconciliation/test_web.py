@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
 
-from appliance import service
+from appliance import wiring
 from appliance.association import Peer
 from appliance.config import ApplianceConfig, parse
 from appliance.intake.receiver import SOP_CLASSES, TRANSFER_SYNTAXES
@@ -180,6 +180,6 @@ reconciliation: {{web: [{{name: web, url: "https://127.0.0.1:1/dicom-web", crede
     assert config.may_send == ("CT1", "ONESCAN")
     assert [str(network) for network in config.may_connect] == ["10.0.0.0/8", "127.0.0.0/8"]
     secret.write_text("user:password\n")
-    source = service.web_source(config, config.reconciliation.web[0])
+    source = wiring.source(config, config.reconciliation.web[0])
     with pytest.raises(DeliveryError, match="did not answer"):
         source.studies(TODAY, TODAY)
