@@ -66,7 +66,7 @@ class CommitmentFile(IntakeTables):
     ) -> tuple[Owed, CommitmentReport]:
         """See `CommitmentLedger`."""
         digest = request.digest()
-        with self._transaction() as db:
+        with self.transaction() as db:
             self._forget(db, at)
             judged = judge(request.references, _held(db, request.references), supported)
             known = db.execute(
@@ -123,12 +123,12 @@ class CommitmentFile(IntakeTables):
 
     def delivered(self, owed: Owed, at: dt.datetime) -> None:
         """See `CommitmentLedger`."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("UPDATE commitment SET due_at = NULL, settled_at = ? WHERE id = ?", (iso(at), owed.id))
 
     def postponed(self, owed: Owed, why: str, until: dt.datetime) -> None:
         """See `CommitmentLedger`."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 """UPDATE commitment SET attempts = attempts + 1, why = ?, due_at = ?
                    WHERE id = ? AND due_at IS NOT NULL""",
@@ -139,7 +139,7 @@ class CommitmentFile(IntakeTables):
         """See `CommitmentLedger`."""
         reports = self._owed(f"{_OWED} AND asked_at < ? ORDER BY id LIMIT 100", (iso(before),))
         if reports:
-            with self._transaction() as db:
+            with self.transaction() as db:
                 db.executemany(
                     "UPDATE commitment SET due_at = NULL, settled_at = ? WHERE id = ?",
                     [(iso(at), r.id) for r in reports],

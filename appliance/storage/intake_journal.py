@@ -46,7 +46,7 @@ class IntakeJournal(IntakeTables):
     def record(self, arrival: Arrival) -> None:
         """Write the row of an instance; its study is RECEIVING again, unless the row is evidence only."""
         facts, at = arrival.facts, iso(arrival.at)
-        with self._transaction() as db:
+        with self.transaction() as db:
             before = state_of(db, facts.study_uid)
             state = before if before and arrival.evidence else after(before or State.RECEIVING, Event.INSTANCE_STORED)
             db.execute(
@@ -68,7 +68,7 @@ class IntakeJournal(IntakeTables):
 
     def restore(self, arrival: Arrival) -> None:
         """A pruned instance came again: its file is back. The study's state stays: its content is what it was."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 """UPDATE instance SET pruned_at = NULL, file = ?
                    WHERE study_uid = ? AND sop_instance_uid = ? AND sha256 = ?""",
@@ -81,7 +81,7 @@ class IntakeJournal(IntakeTables):
 
     def report(self, kind: str, study_uid: str, code: str, at: dt.datetime) -> None:
         """Write down something that the central team may want to know."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT INTO report (kind, study_uid, code, at) VALUES (?, ?, ?, ?)",
                 (kind, study_uid, code, iso(at)),
@@ -100,12 +100,12 @@ class IntakeJournal(IntakeTables):
 
     def note(self, study_uid: str, explanation: str) -> None:
         """Why a study is not complete yet."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("UPDATE study SET explanation = ? WHERE study_uid = ?", (explanation, study_uid))
 
     def hand_over(self, study_uid: str, by: CompleteBy, explanation: str, at: dt.datetime) -> Handover | None:
         """The study is complete: write the hand-over. None where the same content was handed over before."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             state = after(state_of(db, study_uid) or State.RECEIVING, Event.JUDGED_COMPLETE)
             rows = db.execute(
                 "SELECT id, sop_instance_uid, sha256 FROM instance WHERE study_uid = ? AND evidence = 0", (study_uid,)
@@ -144,7 +144,7 @@ class IntakeJournal(IntakeTables):
 
     def mark_pruned(self, study_uid: str, at: dt.datetime) -> list[str]:
         """The study's files (returned, below the spool) are about to be removed."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute(
                 "UPDATE instance SET pruned_at = ? WHERE study_uid = ? AND pruned_at IS NULL RETURNING file",
                 (iso(at), study_uid),

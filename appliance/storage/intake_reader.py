@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.ports import Handover, StoredInstance
 from appliance.reconciliation.comparison import Held
-from appliance.storage.database import from_iso, iso, storage_errors
-from appliance.storage.intake_tables import BUSY_S
+from appliance.storage.database import from_iso, iso
+from appliance.storage.intake_tables import reading
 from appliance.study import State
 
 
@@ -45,21 +45,11 @@ class IntakeReader:
 
     def __init__(self, path: Path, spool: Path | None = None) -> None:
         """`spool` as for `IntakeJournal`."""
-        self._path = path.absolute()
+        self._path = path
         self._spool = (spool or path.parent / "spool").absolute()
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        if not self._path.exists():
-            yield None
-            return
-        with storage_errors(self._path):
-            db = sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
-            try:
-                ready = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'report'").fetchone()[0]
-                yield db if ready else None  # the receiver is creating it at this moment
-            finally:
-                db.close()
+    def _reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection | None]:
+        return reading(self._path, "report")  # the last one that the receiver creates
 
     def handovers_after(self, cursor: int, limit: int = 100) -> list[tuple[int, Handover]]:
         """Hand-overs with a cursor greater than `cursor`, in order, each with its own cursor."""

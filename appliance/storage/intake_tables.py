@@ -1,4 +1,4 @@
-"""A writer of tables in `intake.db`: one connection behind a lock. WAL, `synchronous=FULL`, short transactions."""
+"""Tables in `intake.db`: their writer, one connection behind a lock (WAL, `synchronous=FULL`), and how others read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class IntakeTables:
             return self._db.execute(sql, parameters).fetchall()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Everything inside is committed together, or not at all."""
         with self._lock, storage_errors(self._path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -48,3 +49,17 @@ class IntakeTables:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+
+@contextlib.contextmanager
+def reading(path: Path, table: str) -> Iterator[sqlite3.Connection | None]:
+    """A read-only connection; None while the file or this table of it is not there. Reading makes nothing."""
+    path = path.absolute()
+    if not path.exists():
+        yield None
+        return
+    with storage_errors(path):
+        uri = f"{path.as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)) as db:
+            there = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+            yield db if there else None

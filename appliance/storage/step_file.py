@@ -46,7 +46,7 @@ class StepFile(IntakeTables):
 
     def apply(self, change: Change, asker: Asker, at: dt.datetime, most_open: int) -> tuple[StepState, frozenset[str]]:
         """See `StepLedger`."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             _forget(db, at)
             row = db.execute("SELECT id, state FROM procedure_step WHERE uid = ?", (change.step_uid,)).fetchone()
             state = after(StepState(row[1]) if row else None, change.operation, change.status)
@@ -63,7 +63,7 @@ class StepFile(IntakeTables):
 
     def performed(self, study_uid: str) -> Performed:
         """See `StepLedger`."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             steps = db.execute(
                 """SELECT id, state FROM procedure_step JOIN procedure_step_study ON step = id WHERE study_uid = ?""",
                 (study_uid,),
