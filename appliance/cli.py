@@ -36,6 +36,8 @@ ConfigOption = Annotated[
     typer.Option("--config", "-c", envvar="ONESCAN_CONFIG", help="Configuration file.", show_default=True),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+_KIND_NOT_TAKEN = 3  # "abstract syntax not supported", PS3.8 table 9-18
+_KINDS_SHOWN = 3
 _screen = Console(width=None if sys.stdout.isatty() else 160)  # piped tables are read by people too
 
 
@@ -161,12 +163,18 @@ def senders(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) 
 
 
 def _not_taken(contexts: Sequence[tuple[str, tuple[str, ...], int]]) -> Iterator[str]:
-    """What a sender offered in vain, by the standard's names."""
+    """What a sender offered in vain, by the standard's names: first kinds that are taken, but not so encoded."""
     from pydicom.uid import UID
 
-    for sop_class, syntaxes, result in contexts:
-        names = ", ".join(UID(syntax).name for syntax in syntaxes)
-        yield escape(UID(sop_class).name + ("" if result == 3 else f" as {names}"))  # 3: the SOP class itself
+    as_offered = {
+        f"{UID(sop_class).name} as {', '.join(UID(syntax).name for syntax in syntaxes)}": None
+        for sop_class, syntaxes, result in contexts
+        if result != _KIND_NOT_TAKEN
+    }
+    kinds = list({UID(sop_class).name: None for sop_class, _, result in contexts if result == _KIND_NOT_TAKEN})
+    yield from map(escape, (*as_offered, *kinds[:_KINDS_SHOWN]))
+    if len(kinds) > _KINDS_SHOWN:
+        yield f"and {len(kinds) - _KINDS_SHOWN} more kinds (--json has all)"
 
 
 @app.command()
@@ -233,7 +241,8 @@ def _progress(quiet: bool) -> Progress:
 
 def _imported(told: dict[str, Any]) -> Table:
     table = Table(show_header=False)
-    table.add_row("brought in", f"{told['stored']} objects of {told['studies']} studies")
+    whole = told["stored"] + told["known"]
+    table.add_row("brought in", f"{told['stored']} of {whole} objects, {told['studies']} studies")
     table.add_row("here already", str(told["known"]))
     for kind, count in told["not_wanted"].items():
         table.add_row("not taken", f"{count} × {escape(kind)}")

@@ -25,7 +25,7 @@ from pydicom.errors import InvalidDicomError
 from appliance.intake.hatch import Answer, Handing, Offer
 from appliance.intake.part10 import DICOMDIR, LONGEST_META, FileMeta, NotDicom, read_meta
 from appliance.intake.refusal import InstanceRefused
-from core.errors import DeliveryError, InputRefused, OneScanError
+from core.errors import ConfigError, DeliveryError, OneScanError
 from core.finding import Reason
 
 _STUDY_UID = 0x0020000D
@@ -72,7 +72,7 @@ class Outcome:
 def look(path: Path, seen: Callable[[int], None] = lambda count: None) -> Found:
     """What is below `path`: a folder, a DICOMDIR (then its folder), or one file. seen: told the files so far."""
     if not path.exists():
-        raise InputRefused(Reason.NO_CT, f"{path} is not there", remedy="Name a folder, a DICOMDIR or a DICOM file.")
+        raise ConfigError(f"{path} is not there", remedy="Name a folder, a DICOMDIR or a DICOM file.")
     top = path if path.is_dir() else path.parent
     found = Found()
     for count, file in enumerate([path] if path.is_file() and path.name.upper() != "DICOMDIR" else _files(top), 1):

@@ -54,7 +54,7 @@ class CommitmentLedger(Protocol):
         """
 
     def report(self, owed: Owed) -> CommitmentReport | None:
-        """What is to be reported; None where another request took its place."""
+        """What is to be reported; None where it was meanwhile, or another request took its place."""
 
     def owed_to(self, asker: Asker, limit: int) -> Sequence[Owed]:
         """Reports that this sender, from this address, has not taken, oldest first."""
@@ -207,15 +207,17 @@ class Commitments:
         return None
 
     def _take(self, association: Hashable) -> Owed | None:
-        """Nobody else sends what this returns until the association ends or its peer answers."""
+        """Nobody else sends what this returns until the association ends or its peer answers.
+
+        What is on its way elsewhere keeps its place: that way may turn out to lead nowhere.
+        """
         with self._lock:
             conversation = self._conversations[association]
-            while conversation.waiting:
-                owed = conversation.waiting.popleft()
-                if not self._is_on_its_way(owed):
-                    conversation.flying = owed
-                    return owed
-        return None
+            owed = next((one for one in conversation.waiting if not self._is_on_its_way(one)), None)
+            if owed is not None:
+                conversation.waiting.remove(owed)
+                conversation.flying = owed
+            return owed
 
     def answered(self, association: Hashable, message: Message) -> None:
         """The sender's answer to a report. PeerFault where none was sent."""

@@ -20,7 +20,8 @@ from core.errors import StorageError
 
 _SENDERS = 200
 """Beyond that the one that was quiet for longest is forgotten: anybody may connect under any name."""
-_CONTEXTS = 20
+_CONTEXTS = 200
+"""Per sender; an association proposes 128 at most."""
 
 
 @dataclass

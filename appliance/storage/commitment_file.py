@@ -96,8 +96,9 @@ class CommitmentFile(IntakeTables):
     def report(self, owed: Owed) -> CommitmentReport | None:
         """See `CommitmentLedger`."""
         rows = self._rows(
-            """SELECT sop_class_uid, sop_instance_uid, failure, study_uid FROM commitment_reference
-               WHERE commitment = ? ORDER BY number""",
+            """SELECT sop_class_uid, sop_instance_uid, failure, study_uid
+               FROM commitment_reference JOIN commitment ON commitment.id = commitment_reference.commitment
+               WHERE commitment = ? AND due_at IS NOT NULL ORDER BY number""",
             (owed.id,),
         )
         judged = (

@@ -10,13 +10,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pydicom.uid import MRImageStorage
+from pydicom.uid import CTImageStorage, MRImageStorage
 from pynetdicom import AE
 from typer.testing import CliRunner
 
-from appliance.cli import app
+from appliance.cli import _not_taken, app
 from appliance.intake import senders
 from appliance.intake.senders import _SENDERS, Senders
+from appliance.intake.wire.acceptor import RefusedContext
 from appliance.tls import server_context
 from core.errors import ConfigError
 from tests.appliance.dicom_samples import ct_series, ct_slice, part10
@@ -153,6 +154,17 @@ def test_what_senders_did_and_what_went_wrong_is_written_down(tmp_path: Path) ->
     assert "it called OTHER" in lost.trouble
     assert mr.associations_broken == 1
     assert mr.not_taken == ((str(MRImageStorage), ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2"), 3),)
+
+
+def test_refused_syntaxes_come_first_and_a_kind_that_is_not_taken_comes_once() -> None:
+    told, jpeg, plain = Senders(RealClock().now), "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.1"
+    strange = [RefusedContext(f"1.2.3.{n}", (syntax,), 3) for n in range(5) for syntax in (jpeg, plain)]
+    told.connected("CT9", "10.0.0.9", False, [*strange, RefusedContext(CTImageStorage, (jpeg,), 4)])
+    (sender,) = told._known.values()
+    assert list(_not_taken(sender.not_taken)) == [
+        "CT Image Storage as JPEG Baseline (Process 1)", "1.2.3.0", "1.2.3.1", "1.2.3.2",
+        "and 2 more kinds (--json has all)",
+    ]  # fmt: skip
 
 
 def test_the_command_shows_it(tmp_path: Path) -> None:

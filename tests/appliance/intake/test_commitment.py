@@ -16,20 +16,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, MRImageStorage
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from appliance.association import Peer, Timeouts
+from appliance.clock import SystemClock
 from appliance.intake.calling import PeerCaller
-from appliance.intake.commitment import Failure, Held, Judged, Reference, judge, read_request
-from appliance.intake.commitments import Patience
-from appliance.intake.control import RequestRefused, decode
+from appliance.intake.commitment import (
+    PUSH_MODEL,
+    CommitmentReport,
+    Failure,
+    Held,
+    Judged,
+    Reference,
+    judge,
+    read_request,
+)
+from appliance.intake.commitments import Commitments, Patience
+from appliance.intake.control import Asker, RequestRefused, decode
 from appliance.intake.control_services import CommitmentService
 from appliance.intake.senders import read as read_senders
+from appliance.intake.wire.acceptor import Context
 from appliance.intake.wire.messages import Message
 from appliance.intake.wire.service import Listener
 from appliance.storage.commitment_file import CommitmentFile
 from appliance.storage.intake_journal import IntakeJournal
 from appliance.tls import server_context
+from core.errors import DeliveryError
 from deploy.embedded import OrthancPacs
 from tests.appliance.dicom_samples import ct_series, ct_slice, encoded, uid
 from tests.appliance.intake.scu import Reports, ask, asking, commitment, listening, reference
@@ -183,6 +195,40 @@ def test_a_sender_without_an_address_hears_on_its_next_association_and_nobody_el
             other.wait(uid("u"))
         assert not other.of(uid("t"))
         wait_for(lambda: box.ledger.next_due() is None)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_was_on_its_way_elsewhere_comes_on_this_association_if_and_only_if_that_failed(
+    tmp_path: Path, taken: bool
+) -> None:
+    class Elsewhere:
+        """Calls the sender, who pauses on its own association at just that moment."""
+
+        def knows(self, ae_title: str) -> bool:
+            return True
+
+        def report(self, ae_title: str, report: CommitmentReport) -> None:
+            meanwhile.append(commitments.next_report("association"))
+            if not taken:
+                raise DeliveryError("no connection", remedy="")
+
+    meanwhile: list[tuple[int, CommitmentReport] | None] = []
+    IntakeJournal(tmp_path / "intake.db", tmp_path / "spool").close()
+    ledger, asker = CommitmentFile(tmp_path / "intake.db"), Asker("SCANNER1", "127.0.0.1")
+    commitments = Commitments(
+        ledger=ledger, caller=Elsewhere(), clock=SystemClock(), supported=[CTImageStorage], most_references=10,
+        most_owed=10, has_room=lambda: True, announced=lambda _: None, given_up=lambda _: None,
+        patience=Patience(same_association=dt.timedelta()),
+    )  # fmt: skip
+    now = dt.datetime.now(dt.timezone.utc)
+    request = read_request(commitment(uid("t"), ct_series(1)), 10)
+    ledger.add(request, asker, [CTImageStorage], now, now)
+    commitments.opened("association", asker, [Context(PUSH_MODEL, ExplicitVRLittleEndian)])
+    commitments.step()
+    afterwards = commitments.next_report("association")
+    ledger.close()
+    assert meanwhile == [None]
+    assert (afterwards is None) == taken
 
 
 def test_a_sender_that_is_away_is_called_until_it_answers(tmp_path: Path) -> None:
