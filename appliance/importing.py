@@ -26,7 +26,6 @@ from appliance.intake.hatch import Answer, Handing, Offer
 from appliance.intake.part10 import DICOMDIR, LONGEST_META, FileMeta, NotDicom, read_meta
 from appliance.intake.refusal import InstanceRefused
 from core.errors import ConfigError, DeliveryError, OneScanError
-from core.finding import Reason
 
 _STUDY_UID = 0x0020000D
 _REMEDY = "Look at the receiver (`systemctl status onescan-receiver`) and start the import again: it goes on."
