@@ -23,6 +23,7 @@ from appliance.models import asked_by, series_rules
 from appliance.pipeline import USUAL, Scan, SeriesRules, open_scan
 from appliance.ports import StoredInstance
 from core.errors import ConfigError, InputRefused
+from core.extent import Extent
 from core.finding import Reason
 from core.volume import Geometry
 from core.wire import as_token
@@ -102,7 +103,7 @@ class DicomCohort(Cohort):
 
 def read_folder(folder: Path, rules: SeriesRules = USUAL) -> Scan:
     """The study whose files lie in a folder or below it, as a box with these rules would read it."""
-    instances = [StoredInstance("", "", "", "", path) for path in _dicom_files(folder)]
+    instances = [StoredInstance("", "", "", "", Extent(path)) for path in _dicom_files(folder)]
     return open_scan(instances, rules) if instances else Scan((), refusal=_NOTHING)
 
 

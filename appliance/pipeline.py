@@ -130,7 +130,7 @@ def open_scan(instances: Sequence[StoredInstance], rules: SeriesRules = USUAL) -
     """
     headers: Sequence[ImageHeader] = ()
     try:
-        headers = [read_header(instance.path) for instance in instances]
+        headers = [read_header(instance.extent) for instance in instances]
         selection = select(headers, asked=rules.asked, looked_for=rules.looked_for)
         if not selection.series:
             raise InputRefused(selection.reason or Reason.NO_CT, selection.detail)
@@ -224,8 +224,8 @@ def report(
         equipment=desk.equipment,
         volume=scan.volume,
         masks=analysis.masks,
-        source=[header.path for header in scan.headers] if readable else (),
-        evidence=[instance.path for instance in instances],
+        source=[header.extent for header in scan.headers] if readable else (),
+        evidence=[instance.extent for instance in instances],
     )
     folder = make_folder(desk.objects / str(body.result_id))
     return tuple(_committed(item, desk.state) for item in write_objects(context, folder))

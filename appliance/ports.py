@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from core.extent import Extent
+
 CompleteBy = Literal["geometry", "count", "quiet"]
 
 
@@ -40,7 +42,7 @@ class StoredInstance:
     sop_class_uid: str
     series_uid: str
     sha256: str
-    path: Path  # absolute; a DICOM Part 10 file
+    extent: Extent  # a DICOM Part 10 file
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ Slice = npt.NDArray[np.int16]
 
 
 def decode_slice(header: ImageHeader) -> Slice:
-    """The image at `header.path` in HU, int16 (rows, columns), -1024 .. 32767. InputRefused(UNREADABLE) otherwise."""
+    """The image of `header` in HU, int16 (rows, columns), -1024 .. 32767. InputRefused(UNREADABLE) otherwise."""
     if header.bits_allocated != 16 or not 0 < header.bits_stored <= 16:
         raise InputRefused(Reason.UNREADABLE, f"{header.bits_stored} bits stored in {header.bits_allocated}")
     return to_hu(stored_values(header), header)
@@ -79,7 +79,8 @@ def to_hu(stored: Stored, header: ImageHeader) -> Slice:
 def _by_dicomsdl(header: ImageHeader) -> Stored:
     import dicomsdl  # there is no wheel for aarch64: the caller then takes pydicom
 
-    ds = dicomsdl.open_file(str(header.path))
+    content = header.extent.read()
+    ds = dicomsdl.open_memory(content)
     try:
         _check_whole(ds.getDataElement("PixelData"), header)
         stored: Stored = ds.pixelData(storedvalue=True)
@@ -99,7 +100,8 @@ def _check_whole(pixels: Any, header: ImageHeader) -> None:
 
 def _by_pydicom(header: ImageHeader) -> Stored:
     try:
-        return np.asarray(pydicom.dcmread(header.path).pixel_array)
+        with header.extent.open() as file:
+            return np.asarray(pydicom.dcmread(file).pixel_array)
     except Exception as error:
         # as above; now nobody is left
         raise InputRefused(Reason.UNREADABLE, f"pixel data can't be decoded ({type(error).__name__})") from error

@@ -6,13 +6,13 @@ import datetime as dt
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
 
 from core.errors import InputRefused
+from core.extent import Extent
 from core.finding import Reason
 
 Vector = tuple[float, float, float]
@@ -41,7 +41,7 @@ class ImageHeader:
     pixel_spacing_mm: between rows, between columns. image_type, kernel: upper case. patient_*: never in a repr or log.
     """
 
-    path: Path
+    extent: Extent
     sop_instance_uid: str = field(repr=False)
     sop_class_uid: str
     study_uid: str = field(repr=False)
@@ -81,20 +81,21 @@ class ImageHeader:
     issuer_of_patient_id: str = field(default="", repr=False)
 
 
-def read_header(path: Path) -> ImageHeader:
-    """The header of the Part 10 file at `path`. InputRefused(UNREADABLE) where it is none or its values are broken."""
+def read_header(extent: Extent) -> ImageHeader:
+    """The header of a Part 10 file. InputRefused(UNREADABLE) where it is none or its values are broken."""
     try:
-        ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_KEYWORDS)
-        return _header(path, ds)
+        with extent.open() as file:
+            ds = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_KEYWORDS)
+            return _header(extent, ds)
     except Exception as error:
         # pydicom raises what its parser happens to hit; all of it means the same to us
         raise InputRefused(Reason.UNREADABLE, f"a header can't be read ({type(error).__name__})") from error
 
 
-def _header(path: Path, ds: Dataset) -> ImageHeader:
+def _header(extent: Extent, ds: Dataset) -> ImageHeader:
     signed = _integer(ds, "PixelRepresentation") == 1
     return ImageHeader(
-        path=path,
+        extent=extent,
         sop_instance_uid=_text(ds, "SOPInstanceUID"),
         sop_class_uid=_text(ds, "SOPClassUID"),
         study_uid=_text(ds, "StudyInstanceUID"),

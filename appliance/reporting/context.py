@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import OneScanError
+from core.extent import Extent
 from core.finding import Answer, Cancer, Lesion, Mode, Verdict
 from core.volume import Volume
 
@@ -54,7 +55,7 @@ class ReportContext:
     """Everything that the objects of one result say.
 
     answers: all seven, in the order of `Cancer`, with the site's modes. masks: (z, y, x) uint8 in the geometry of
-    `volume`, value = `Lesion.label`. source: the files of the analysed series, one per slice, in the order of the
+    `volume`, value = `Lesion.label`. source: the images of the analysed series, one per slice, in the order of the
     volume; empty where nothing was analysable: then `volume` is None and `evidence` names any instances of the study.
     supersedes: the earlier result of this study whose report is in the PACS. answered_at: aware; in the site's time
     zone, because DICOM's dates and times of a study are local.
@@ -69,8 +70,8 @@ class ReportContext:
     equipment: Equipment
     volume: Volume | None = None
     masks: Mapping[Cancer, npt.NDArray[np.uint8]] = field(default_factory=dict)
-    source: Sequence[Path] = ()
-    evidence: Sequence[Path] = ()
+    source: Sequence[Extent] = ()
+    evidence: Sequence[Extent] = ()
     key_images_per_cancer: int = 3
 
     def __post_init__(self) -> None:
@@ -82,7 +83,7 @@ class ReportContext:
             raise ReportFailed("a report needs at least one instance of its study")
         if self.volume is not None and len(self.source) != self.volume.geometry.shape[0]:
             slices = self.volume.geometry.shape[0]
-            raise ReportFailed(f"{len(self.source)} source files for a volume of {slices} slices")
+            raise ReportFailed(f"{len(self.source)} source images for a volume of {slices} slices")
 
     @property
     def shown(self) -> tuple[Answer, ...]:

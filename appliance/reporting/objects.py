@@ -16,6 +16,7 @@ from appliance.reporting.origin import read_header, read_reference, read_sibling
 from appliance.reporting.seg import SegmentedOrgan, build_segmentation, slices_touched
 from appliance.reporting.sr import build_report
 from core import durable
+from core.extent import Extent
 from core.finding import Answer, Cancer, Lesion
 
 _log = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ class _Headers:
     def references(self) -> list[Dataset]:
         """What the report rests on."""
         if self._context.source:
-            return [read_sibling_reference(path, self.first) for path in self._context.source]
-        return [read_reference(path) for path in self._readable]
+            return [read_sibling_reference(image, self.first) for image in self._context.source]
+        return [read_reference(image) for image in self._readable]
 
     def __getitem__(self, index: int) -> Dataset:
         if index not in self._read:
@@ -63,16 +64,16 @@ class _Headers:
         return self._read[index]
 
 
-def _readable(evidence: Sequence[Path]) -> Sequence[Path]:
+def _readable(evidence: Sequence[Extent]) -> Sequence[Extent]:
     """The instances that can be referred to. A broken one may be the very reason why nothing was analysable."""
     readable = []
-    for path in evidence:
+    for image in evidence:
         try:
-            read_reference(path)
+            read_reference(image)
         except ReportFailed as error:
             _log.warning("an instance is left out of the report's evidence", extra={"why": str(error)})
             continue
-        readable.append(path)
+        readable.append(image)
     if not readable:
         raise ReportFailed(f"none of the {len(evidence)} instances of the study can be read")
     return readable

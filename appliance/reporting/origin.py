@@ -11,7 +11,6 @@ import datetime as dt
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -23,6 +22,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from appliance.reporting import codes
 from appliance.reporting.context import Model, ReportContext, ReportFailed, device_uid
+from core.extent import Extent
 
 # PS3.7 D.3.3.2: fixed, so that a release that only changes code doesn't change the objects of an old result.
 IMPLEMENTATION_CLASS_UID = device_uid("implementation", "appliance")
@@ -55,26 +55,25 @@ _UNREADABLE = (
 _LONG_STRING = 64
 
 
-def read_header(path: Path) -> Dataset:
+def read_header(extent: Extent) -> Dataset:
     """All of a file but its pixels; what the objects take from it is known to be readable."""
-    with _reading():
-        header = pydicom.dcmread(path, stop_before_pixels=True)
+    with _reading(), extent.open() as file:
+        header = pydicom.dcmread(file, stop_before_pixels=True)
         for name in (*_COPIED, *_LOOKED_AT):  # pydicom converts a value when it is first looked at
             header.get(name)
         return _complete(header)
 
 
-def read_reference(path: Path) -> Dataset:
+def read_reference(extent: Extent) -> Dataset:
     """Class, instance, series and study UID of a file: what a reference to it needs."""
-    with _reading():
-        return _complete(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_REFERENCE)))
+    with _reading(), extent.open() as file:
+        return _complete(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_REFERENCE)))
 
 
-def read_sibling_reference(path: Path, sibling: Dataset) -> Dataset:
+def read_sibling_reference(extent: Extent, sibling: Dataset) -> Dataset:
     """The same of an image in the series of `sibling`, reading no further than the two tags that differ."""
-    with _reading():
-        with path.open("rb") as file:
-            reference = read_partial(file, stop_when=lambda tag, vr, length: tag > _SOP_INSTANCE_UID)
+    with _reading(), extent.open() as file:
+        reference = read_partial(file, stop_when=lambda tag, vr, length: tag > _SOP_INSTANCE_UID)
         reference.StudyInstanceUID = sibling.StudyInstanceUID
         reference.SeriesInstanceUID = sibling.SeriesInstanceUID
         return _complete(reference)

@@ -14,6 +14,7 @@ from appliance.reconciliation.comparison import Held
 from appliance.storage.database import from_iso, iso
 from appliance.storage.intake_tables import reading
 from appliance.study import State
+from core.extent import Extent
 
 
 @dataclass(frozen=True)
@@ -143,5 +144,6 @@ def _instances(db: sqlite3.Connection, spool: Path, cursor: int) -> tuple[Stored
         (cursor,),
     )
     return tuple(
-        StoredInstance(uid, sop_class, series, sha256, spool / file) for uid, sop_class, series, sha256, file in rows
+        StoredInstance(uid, sop_class, series, sha256, Extent(spool / file))
+        for uid, sop_class, series, sha256, file in rows
     )

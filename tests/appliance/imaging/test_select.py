@@ -19,12 +19,13 @@ from appliance.imaging.kernels import Sharpness, sharpness
 from appliance.imaging.select import select
 from appliance.imaging.stack import StackRules, make_stack
 from core.errors import InputRefused
+from core.extent import Extent
 from core.finding import Reason
 from tests.appliance.dicom_samples import ct_series, ct_slice, uid, write_files
 
 
 def headers_of(folder: Path, datasets: Sequence[Dataset]) -> list[ImageHeader]:
-    return [read_header(p) for p in write_files(folder, datasets)]
+    return [read_header(Extent(p)) for p in write_files(folder, datasets)]
 
 
 def test_a_regular_series_is_chosen_bottom_first(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from appliance.imaging.header import ImageHeader, read_header
 from appliance.imaging.select import Selection, select
+from core.extent import Extent
 from core.finding import Cancer, Reason
 from core.requirement import DEFAULTS, Requirement, requirements
 from tests.appliance.dicom_samples import ct_series, uid, write_files
@@ -23,7 +24,7 @@ REST = [c for c in Cancer if c is not Cancer.BREAST]
 
 
 def headers_of(folder: Path, datasets: Sequence[Dataset]) -> list[ImageHeader]:
-    return [read_header(p) for p in write_files(folder, datasets)]
+    return [read_header(Extent(p)) for p in write_files(folder, datasets)]
 
 
 def wide(series: str = "wide", count: int = 20, **changes: Any) -> list[Dataset]:
@@ -180,7 +181,7 @@ def test_every_cancer_has_one_series_or_one_reason(study: dict[str, list[ImageHe
 
 
 def test_the_real_chest_serves_all_until_a_limit_says_otherwise(real_data: Path) -> None:
-    headers = [read_header(p) for p in sorted((real_data / "lungpetctdx_A0001_chest_5mm_B").glob("*.dcm"))]
+    headers = [read_header(Extent(p)) for p in sorted((real_data / "lungpetctdx_A0001_chest_5mm_B").glob("*.dcm"))]
     [only] = select(headers).series
     assert only.cancers == tuple(Cancer)
     asked = requirements(

@@ -23,6 +23,7 @@ from appliance.imaging.header import read_header
 from appliance.imaging.select import select
 from appliance.imaging.volume import build_volume
 from core.errors import InputRefused
+from core.extent import Extent
 from core.finding import Reason
 from tests.appliance.dicom_samples import ct_series, ct_slice, part10, write_files
 from tests.appliance.dicom_samples import stored_values as sample_values
@@ -30,12 +31,12 @@ from tests.appliance.dicom_samples import stored_values as sample_values
 
 def decoded(folder: Path, **changes: Any) -> np.ndarray:
     (path,) = write_files(folder, [ct_slice(**changes)])
-    return decode_slice(read_header(path))
+    return decode_slice(read_header(Extent(path)))
 
 
 def test_header_values(tmp_path: Path) -> None:
     (path,) = write_files(tmp_path, [ct_slice(index=3, GantryDetectorTilt="")], syntax=ImplicitVRLittleEndian)
-    header = read_header(path)
+    header = read_header(Extent(path))
     assert header.position == (-20.0, -30.0, 6.0)
     assert header.pixel_spacing_mm == (0.8, 0.7)
     assert (header.rows, header.columns, header.kernel, header.age_years, header.sex) == (64, 64, "B30F", 57, "F")
@@ -53,7 +54,7 @@ def test_age_in_years(tmp_path: Path, age: str | None, born: str | None, years: 
     changes = {"PatientAge": age, **({"PatientBirthDate": born} if born else {})}
     with pydicom.config.disable_value_validation():
         (path,) = write_files(tmp_path, [ct_slice(**changes)])
-    assert read_header(path).age_years == years
+    assert read_header(Extent(path)).age_years == years
 
 
 @pytest.mark.parametrize("content", [b"", b"text\n" * 100, part10(ct_slice())[:200]])
@@ -61,7 +62,7 @@ def test_a_broken_file_is_unreadable(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.dcm"
     path.write_bytes(content)
     with pytest.raises(InputRefused) as refused:
-        read_header(path)
+        read_header(Extent(path))
     assert refused.value.reason is Reason.UNREADABLE
 
 
@@ -116,9 +117,9 @@ def test_lossless_syntaxes_decode_to_the_same_pixels(tmp_path: Path, command: li
     (plain,) = write_files(tmp_path, [ct_slice()])
     packed = tmp_path / "packed.dcm"
     subprocess.run([*command, str(plain), str(packed)], check=True, timeout=30)
-    header = read_header(packed)
-    assert header.transfer_syntax != read_header(plain).transfer_syntax
-    assert (decode_slice(header) == decode_slice(read_header(plain))).all()
+    header = read_header(Extent(packed))
+    assert header.transfer_syntax != read_header(Extent(plain)).transfer_syntax
+    assert (decode_slice(header) == decode_slice(read_header(Extent(plain)))).all()
 
 
 def test_jpeg_2000_decodes_to_the_same_pixels(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_jpeg_2000_decodes_to_the_same_pixels(tmp_path: Path) -> None:
     ds["PixelData"].is_undefined_length = True
     path = tmp_path / "j2k.dcm"
     path.write_bytes(part10(ds, syntax=JPEG2000Lossless))
-    assert (stored_values(read_header(path)) == sample_values(0)).all()
+    assert (stored_values(read_header(Extent(path))) == sample_values(0)).all()
 
 
 @pytest.mark.parametrize("command", [["dcmcjpeg", "+e1"], ["dcmcjpls"], ["dcmcrle"]])
@@ -144,19 +145,19 @@ def test_a_cut_stream_is_unreadable_never_filled_in(tmp_path: Path, command: lis
     ds["PixelData"].is_undefined_length = True
     ds.save_as(packed)
     with pytest.raises(InputRefused) as refused:
-        decode_slice(read_header(packed))
+        decode_slice(read_header(Extent(packed)))
     assert refused.value.reason is Reason.UNREADABLE
 
 
 def test_pixels_that_no_decoder_takes_are_unreadable(tmp_path: Path) -> None:
     (path,) = write_files(tmp_path, [ct_slice(PixelData=bytes(100))])
     with pytest.raises(InputRefused) as refused:
-        decode_slice(read_header(path))
+        decode_slice(read_header(Extent(path)))
     assert refused.value.reason is Reason.UNREADABLE
 
 
 def test_slices_stand_where_the_geometry_says(tmp_path: Path) -> None:
-    headers = [read_header(p) for p in write_files(tmp_path, ct_series(12, spacing=2.5)[::-1])]
+    headers = [read_header(Extent(p)) for p in write_files(tmp_path, ct_series(12, spacing=2.5)[::-1])]
     seen: list[tuple[int, int]] = []
     volume = build_volume(headers, progress=lambda done, of: seen.append((done, of)))
     assert [int(v) for v in volume.hu[:, 0, 0]] == list(range(12))
@@ -175,20 +176,20 @@ def test_slices_stand_where_the_geometry_says(tmp_path: Path) -> None:
 )
 def test_z_grows_to_superior_however_the_patient_lies(tmp_path: Path, orientation: list[int], axes: Any) -> None:
     paths = write_files(tmp_path, ct_series(12, ImageOrientationPatient=orientation))
-    volume = build_volume([read_header(p) for p in paths])
+    volume = build_volume([read_header(Extent(p)) for p in paths])
     assert [int(v) for v in volume.hu[:, 0, 0]] == list(range(12))
     assert np.allclose(volume.geometry.axes, axes)
 
 
 def test_a_gap_is_refused_here_again(tmp_path: Path) -> None:
-    headers = [read_header(p) for p in write_files(tmp_path, ct_series(14))]
+    headers = [read_header(Extent(p)) for p in write_files(tmp_path, ct_series(14))]
     with pytest.raises(InputRefused) as refused:
         build_volume(headers[:6] + headers[7:])
     assert refused.value.reason is Reason.MISSING_SLICES
 
 
 def test_memory_stays_at_one_volume_and_some_slices(tmp_path: Path) -> None:
-    headers = [read_header(p) for p in write_files(tmp_path, ct_series(60))]
+    headers = [read_header(Extent(p)) for p in write_files(tmp_path, ct_series(60))]
     volume_bytes, slice_bytes = 60 * 64 * 64 * 2, 64 * 64 * 2
     build_volume(headers)
     tracemalloc.start()
@@ -200,7 +201,7 @@ def test_memory_stays_at_one_volume_and_some_slices(tmp_path: Path) -> None:
 
 def test_rescale_of_any_value_agrees_with_pydicom(tmp_path: Path) -> None:
     (path,) = write_files(tmp_path, [ct_slice()])
-    header = read_header(path)
+    header = read_header(Extent(path))
     stored = np.arange(0, 4096, dtype=np.uint16).reshape(64, 64)
     for slope, intercept in ((1.0, -1024.0), (0.25, -1000.0), (2.0, -1024.5)):
         ours = to_hu(stored, dataclasses.replace(header, rescale_slope=slope, rescale_intercept=intercept))
@@ -209,7 +210,7 @@ def test_rescale_of_any_value_agrees_with_pydicom(tmp_path: Path) -> None:
 
 def test_the_real_chest_becomes_a_volume(real_data: Path) -> None:
     paths = sorted((real_data / "lungpetctdx_A0001_chest_5mm_B").glob("*.dcm"))
-    selection = select([read_header(p) for p in paths])
+    selection = select([read_header(Extent(p)) for p in paths])
     assert selection.chosen is not None
     volume = build_volume(selection.chosen)
     assert volume.geometry.shape == (64, 512, 512)
@@ -223,7 +224,7 @@ def test_the_real_chest_becomes_a_volume(real_data: Path) -> None:
 
 def test_the_real_tilted_head_is_refused_for_its_tilt(real_data: Path) -> None:
     folder = real_data / "dcm_qa_ct_GE_tilt"
-    selection = select([read_header(p) for p in sorted(folder.rglob("*")) if p.is_file()])
+    selection = select([read_header(Extent(p)) for p in sorted(folder.rglob("*")) if p.is_file()])
     assert selection.chosen is None
     assert selection.reason is Reason.GANTRY_TILT
     assert "18.5 degrees" in selection.detail

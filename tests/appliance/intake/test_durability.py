@@ -198,10 +198,10 @@ def test_only_finished_studies_are_pruned_and_a_second_push_brings_them_back(tmp
         assert prunable(stand.journal.spooled(), finished, far, 0) == []
         assert prunable(stand.journal.spooled(), set(), far.replace(year=2100), 1 << 60) == []
         stand.role._spool.remove(stand.journal.mark_pruned(old.study_uid, new.complete_at))
-        assert not any(i.path.exists() for i in old.instances)
-        assert all(i.path.exists() for i in new.instances)
+        assert not any(i.extent.path.exists() for i in old.instances)
+        assert all(i.extent.path.exists() for i in new.instances)
         assert push(stand.port, tmp_path, ct_series(5, study="old")) == [0] * 5
-        assert all(i.path.exists() for i in old.instances)
+        assert all(i.extent.path.exists() for i in old.instances)
         assert len(stand.reader.handovers_after(0)) == 2
 
 
@@ -226,7 +226,7 @@ def test_a_late_slice_of_a_pruned_study_waits_for_the_whole_study(tmp_path: Path
         wait_for(lambda: "push the whole study again" in stand.reader.studies()[0].explanation)
         push(stand.port, tmp_path, ct_series(6))
         _, (_, second) = wait_for(lambda: len(h := stand.reader.handovers_after(0)) == 2 and h)
-        assert all(i.path.exists() for i in second.instances)
+        assert all(i.extent.path.exists() for i in second.instances)
 
 
 def test_finished_studies_go_by_themselves_when_they_are_old(tmp_path: Path) -> None:

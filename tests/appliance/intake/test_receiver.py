@@ -36,9 +36,9 @@ def test_a_pushed_series_is_stored_byte_for_byte_and_handed_over_by_geometry(tmp
         assert len(handover.instances) == 12
         sent = {ds.SOPInstanceUID: encoded(ds) for ds in series}
         for instance in handover.instances:
-            content = instance.path.read_bytes()
+            content = instance.extent.read()
             assert content.endswith(sent[instance.sop_instance_uid])
-            file = pydicom.dcmread(instance.path)
+            file = pydicom.dcmread(instance.extent.open())
             assert file.file_meta.SourceApplicationEntityTitle == "SCANNER1"
             assert file.file_meta.MediaStorageSOPInstanceUID == instance.sop_instance_uid
         (study,) = stand.reader.studies()

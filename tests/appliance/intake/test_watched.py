@@ -61,7 +61,7 @@ def test_a_study_comes_in_whole_and_its_files_go_where_the_setting_says(
         time.sleep(0.3)  # some looks later it is still so, and nothing came twice
         assert lying(folder) == expected[after]
         assert len(stand.reader.handovers_after(0)) == 1
-        assert all(i.path.read_bytes() for i in handover.instances)
+        assert all(i.extent.read() for i in handover.instances)
 
 
 def test_what_is_still_being_written_waits_for_its_parcel(tmp_path: Path, folder: Path) -> None:
@@ -187,7 +187,7 @@ def test_nothing_is_lost_by_kill_9(tmp_path: Path, folder: Path, after: AfterImp
         process.kill()
         process.wait()
     contents = {part10(ds)[-len(ds.PixelData) :] for ds in series}
-    assert {i.path.read_bytes()[-len(series[0].PixelData) :] for i in handover.instances} == contents
+    assert {i.extent.read()[-len(series[0].PixelData) :] for i in handover.instances} == contents
     assert len(lying(folder)) == (0 if after is AfterImport.REMOVE else 40)
     assert not (folder / "refused").exists()
 

@@ -59,7 +59,7 @@ def test_what_was_missed_comes_by_dicomweb_with_the_pixels_that_were_archived(
         [(_, handover)] = wait_for(lambda: stand.reader.handovers_after(0))
         assert (len(handover.instances), handover.complete_by) == (5, "geometry")
         pixels = {ds.SOPInstanceUID: ds.PixelData for ds in away}
-        assert all(dcmread(one.path).PixelData == pixels[one.sop_instance_uid] for one in handover.instances)
+        assert all(dcmread(one.extent.open()).PixelData == pixels[one.sop_instance_uid] for one in handover.instances)
         refused = WebSource(WebAddress("web", address.url, None, "Basic bm86bm8="), receiver_of(stand))
         with pytest.raises(DeliveryError, match="401"):
             refused.studies(TODAY, TODAY)

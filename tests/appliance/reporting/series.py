@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from appliance.reporting import Equipment, Model, ReportContext
+from core.extent import Extent
 from core.finding import Answer, Cancer, Lesion, Mode, Reason, Verdict, complete
 from core.volume import Geometry, Volume
 
@@ -136,7 +137,7 @@ def context(series: Series, **changes: Any) -> ReportContext:
         "equipment": EQUIPMENT,
         "volume": series.volume,
         "masks": masks(),
-        "source": series.paths,
+        "source": [Extent(path) for path in series.paths],
     }
     return ReportContext(**(given | changes))
 
@@ -152,6 +153,6 @@ def nothing_analysable(paths: list[Path], **changes: Any) -> ReportContext:
         "answers": complete(refused, Reason.FAILED),
         "model": None,
         "equipment": EQUIPMENT,
-        "evidence": paths,
+        "evidence": [Extent(path) for path in paths],
     }
     return ReportContext(**(given | changes))

@@ -24,6 +24,7 @@ from appliance.storage.intake_reader import IntakeReader
 from appliance.storage.journal import Journal
 from appliance.study import State
 from core.errors import StorageFull
+from core.extent import Extent
 from core.finding import Cancer, Reason
 from core.volume import Volume
 from engines.cascade import Analysis
@@ -156,7 +157,7 @@ def test_a_cancer_that_the_series_does_not_serve_is_not_looked_for_in_it(tmp_pat
     narrow = ct_series(12, series="narrow", PixelSpacing=[3.9, 3.9])
     wide = ct_series(12, series="wide", PixelSpacing=[6.0, 6.0], ContrastBolusAgent="Iomeprol")
     paths = write_files(tmp_path, [*narrow, *wide])
-    scan = open_scan([StoredInstance("", "", "", "", path) for path in paths])
+    scan = open_scan([StoredInstance("", "", "", "", Extent(path)) for path in paths])
     analyse(dataclasses.replace(desk(tmp_path), cascade=Recording()), scan)  # type: ignore[arg-type]
     assert list(seen) == [Cancer.BREAST]
     assert seen[Cancer.BREAST][0] is Reason.NOT_COVERED

@@ -1,0 +1,70 @@
+"""A stretch of a file that holds one DICOM object, or the whole file: how readers get at what the receiver stored."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+_BUFFER = 16 * 1024
+"""Enough for most headers, little beside the pixels behind them."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """`size` bytes of the file at `path` from `offset` on; size None: to its end. DICOM Part 10 as a rule."""
+
+    path: Path
+    offset: int = 0
+    size: int | None = None
+
+    def open(self) -> BinaryIO:
+        """As a file of its own, for reading. OSError where it can't be opened."""
+        if not self.offset and self.size is None:
+            return self.path.open("rb")
+        return io.BufferedReader(_Window(self.path, self.offset, self.size), _BUFFER)
+
+    def read(self) -> bytes:
+        """All of it. OSError where it can't be read."""
+        with self.open() as file:
+            return file.read()
+
+
+class _Window(io.RawIOBase):
+    """A part of a file; positions count from its beginning."""
+
+    def __init__(self, path: Path, offset: int, size: int | None) -> None:
+        super().__init__()
+        self._fd = os.open(path, os.O_RDONLY)
+        self._offset, self._at = offset, 0
+        there = max(0, os.fstat(self._fd).st_size - offset)
+        self._size = there if size is None else min(size, there)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise OSError(f"position {base + offset} is before the beginning")
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        room = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
+        count = os.preadv(self._fd, [room], self._offset + self._at) if room else 0
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
