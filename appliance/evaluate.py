@@ -1,15 +1,15 @@
 """`onescan-appliance evaluate`: a hospital judges a bundle on its own cases, read as the box reads studies.
 
-The way of a study is the box's own (`pipeline.open_scan`: which series serves, its slices as one volume), so what would
-be refused at the scanner is refused here. Nothing is received, sent or stored but the folder of results; how figures
+The way of a study is the box's own (`choosing`: which series serve, each one's slices as one volume), so what would be
+refused at the scanner is refused here. Nothing is received, sent or stored but the folder of results; how figures
 are made of them is `engines.evaluation`'s.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -19,13 +19,15 @@ import pydicom
 import typer
 
 from appliance import config as configuration
+from appliance.choosing import USUAL, Choice, ChosenSeries, SeriesRules, choose
+from appliance.imaging.header import ImageHeader
+from appliance.imaging.volume import build_volume
 from appliance.models import asked_by, series_rules
-from appliance.pipeline import USUAL, Scan, SeriesRules, open_scan
 from appliance.ports import StoredInstance
 from core.errors import ConfigError, InputRefused
 from core.extent import Extent
-from core.finding import Reason
-from core.volume import Geometry
+from core.finding import Cancer, Reason
+from core.volume import Geometry, Volume
 from core.wire import as_token
 from engines import archive
 from engines.cascade import PatientContext
@@ -56,6 +58,19 @@ or number of a patient is written: a case goes by its line in your table.
 
 
 @dataclass(frozen=True)
+class Scan:
+    """A series of a study as one volume, or the refusal that says why there is none.
+
+    refused: the cancers that are not looked for in it, and why. further: what the box would read after it.
+    """
+
+    headers: Sequence[ImageHeader]
+    volume: Volume | InputRefused
+    refused: Mapping[Cancer, tuple[Reason, str]] = field(default_factory=dict)
+    further: tuple[ChosenSeries, ...] = ()
+
+
+@dataclass(frozen=True)
 class DicomTable(TableSource):
     """Studies in folders, with a table of their outcomes. rules: which series serves which cancer."""
 
@@ -66,19 +81,19 @@ class DicomTable(TableSource):
         row = self.table.rows[index]
         scan = read_folder(row.path, self.rules)
         patient = PatientContext(row.age_years, row.sex)
-        if scan.volume is not None:
+        if isinstance(scan.volume, Volume):
             first = scan.headers[0]
             patient = PatientContext(
                 first.age_years if first.age_years is not None else row.age_years, first.sex or row.sex
             )
         attributes = {**told(scan), **row.attributes}
-        volume = scan.volume or _refused(scan)
-        return Study(row.case, row.person, row.set, patient, volume, row.truth, attributes, refused=scan.unserved)
+        study = Study(row.case, row.person, row.set, patient, scan.volume, row.truth, attributes, refused=scan.refused)
+        return replace(study, further=tuple(partial(_seen_in, study, series) for series in scan.further))
 
 
 @dataclass(frozen=True)
 class DicomCohort(Cohort):
-    """Cases as DICOM, with truth as SEG. rules: which series serves which cancer."""
+    """Cases as DICOM, one series each, with truth as SEG. rules: which series serves which cancer."""
 
     rules: SeriesRules = USUAL
     form: ClassVar[str] = " as DICOM"
@@ -87,8 +102,8 @@ class DicomCohort(Cohort):
         """Read a study and its truth."""
         folder, record = self.record(index)
         scan = read_folder(folder / "ct", self.rules)
-        if scan.volume is None:
-            return study_of(record, _refused(scan), None, None, self.set, self.shifted)
+        if isinstance(scan.volume, InputRefused):
+            return study_of(record, scan.volume, None, None, self.set, self.shifted)
         organs = read_labels(folder / "organs.dcm", scan.volume.geometry)
         numbers = [int(item["number"]) for item in record["findings"] if item["in_scan"]]
         lesions = np.zeros(scan.volume.geometry.shape, np.uint8)
@@ -98,18 +113,34 @@ class DicomCohort(Cohort):
         first = scan.headers[0]
         known = PatientContext(first.age_years, first.sex)
         attributes = {**study.attributes, **told(scan)}
-        return replace(study, patient=known, attributes=attributes, refused=scan.unserved)
+        return replace(study, patient=known, attributes=attributes, refused=scan.refused)
 
 
 def read_folder(folder: Path, rules: SeriesRules = USUAL) -> Scan:
     """The study whose files lie in a folder or below it, as a box with these rules would read it."""
     instances = [StoredInstance("", "", "", "", Extent(path)) for path in _dicom_files(folder)]
-    return open_scan(instances, rules) if instances else Scan((), refusal=_NOTHING)
+    choice = choose(instances, rules) if instances else Choice((), refusal=_NOTHING)
+    if not choice.series:
+        return Scan(choice.headers, choice.refusal or _NOTHING)
+    first, *further = choice.series
+    return Scan(first.headers, _stacked(first), first.refused, tuple(further))
+
+
+def _seen_in(study: Study, series: ChosenSeries) -> Study:
+    """The same study seen in another series."""
+    return replace(study, volume=_stacked(series), refused=series.refused)
+
+
+def _stacked(series: ChosenSeries) -> Volume | InputRefused:
+    try:
+        return build_volume(series.headers)
+    except InputRefused as refusal:
+        return refusal
 
 
 def told(scan: Scan) -> dict[str, Value]:
     """What of a scan's header figures are broken down by: no word of a patient."""
-    if scan.volume is None:
+    if isinstance(scan.volume, InputRefused):
         return {}
     first = scan.headers[0]
     values: dict[str, Value] = {"slice_mm": round(scan.volume.geometry.spacing_mm[0], 2)}
@@ -159,10 +190,6 @@ def _is_dicom(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
-
-
-def _refused(scan: Scan) -> InputRefused:
-    return scan.refusal or InputRefused(Reason.FAILED, "no volume")
 
 
 @app.command("run")

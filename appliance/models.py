@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.pipeline import SeriesRules
+from appliance.choosing import SeriesRules
 from appliance.ports import BundleRow, BundleShelf
 from appliance.reporting import Model
 from core.errors import BundleRefused, EngineError

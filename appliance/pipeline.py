@@ -3,8 +3,9 @@
     scanner ──▶ intake.receiver     each slice durable and journalled before success                (receiver)
                 intake.assembly     complete when its geometry says so ──▶ hand-over
             ──▶ imaging.select      which series serves which cancer, or the reason why none does   (analyser:
-                imaging.volume      its slices as one volume in HU                                   this page)
-                engines.cascade     localise, detect: seven answers
+                  one chosen series after the other:                                                 this page)
+                imaging.volume      its slices as one volume in HU
+                engines.cascade     localise, detect: answers for the cancers that it was chosen for
                 reporting           SR, SEG, key images, durable on disk
                 storage.journal     answers, objects and both outboxes in one transaction
             ──▶ delivery.pacs       each object, until the PACS took it                             (courier)
@@ -18,38 +19,36 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from appliance.choosing import USUAL, Choice, ChosenSeries, SeriesRules, choose
 from appliance.identity.pseudonyms import Pseudonyms
-from appliance.imaging.header import ImageHeader, read_header
-from appliance.imaging.select import Selection, select
 from appliance.imaging.volume import build_volume
-from appliance.ports import CompleteBy, StoredInstance
-from appliance.reporting import Equipment, Model, ReportContext, ReportFailed, ResultObject, write_objects
+from appliance.ports import StoredInstance
+from appliance.reporting import (
+    Equipment,
+    Model,
+    ReportContext,
+    ReportFailed,
+    ResultObject,
+    SourceImage,
+    SourceSeries,
+    keep,
+    write_objects,
+)
+from appliance.result import result_body
 from appliance.storage.journal import CommittedObject, StudyRow
 from core.durable import make_folder
 from core.errors import InputRefused
 from core.finding import Answer, Cancer, Mode, Reason, complete
-from core.requirement import DEFAULTS, Requirement
 from core.volume import Volume
-from core.wire import AnswerBody, BundleRef, LesionBody, ResultBody, Scanner, as_token, result_id
+from core.wire import ResultBody
 from engines.cascade import Analysis, Cascade, PatientContext
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SeriesRules:
-    """Which series to read. asked: what one must be for each cancer. looked_for: the cancers that it is chosen for."""
-
-    asked: Mapping[Cancer, Requirement] = field(default_factory=lambda: DEFAULTS)
-    looked_for: Collection[Cancer] = tuple(Cancer)
-
-
-USUAL = SeriesRules()
 
 
 @dataclass(frozen=True)
@@ -76,17 +75,16 @@ class Desk:
 
 
 @dataclass(frozen=True)
-class Scan:
-    """What of a study can be read: the series of `headers` as one volume, or the refusal that says why not.
+class Part:
+    """What was read in one series: seven answers, of which those of `series.answers_for` count.
 
-    headers: of the chosen series in the order of the volume; of all readable images where none was chosen.
-    unserved: the cancers that this series does not serve, and why.
+    shown: what the objects show of it; None where its slices made no volume.
     """
 
-    headers: Sequence[ImageHeader]
-    volume: Volume | None = None
-    refusal: InputRefused | None = None
-    unserved: Mapping[Cancer, tuple[Reason, str]] = field(default_factory=dict)
+    series: ChosenSeries
+    answers: tuple[Answer, ...]
+    shown: SourceSeries | None = None
+    timings_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,69 +99,55 @@ class Reading:
 
 def read_study(desk: Desk, study: StudyRow, instances: Sequence[StoredInstance]) -> Reading:
     """One study through the analyser's stages. `study` was started in the journal; commit what comes back there."""
-    scan = open_scan(instances, desk.rules)
-    analysis = analyse(desk, scan)
-    answers = for_this_site(analysis.answers, desk.modes)
-    body = describe(desk, study, scan, answers)
-    objects = report(desk, study, scan, body, answers, analysis, instances)
-    return Reading(body, answers, objects, analysis.timings_s)
+    choice = choose(instances, desk.rules)
+    parts = read_each(desk, choice)
+    answers = for_this_site(merged(choice, parts), desk.modes)
+    body = describe(desk, study, choice, parts, answers)
+    objects = report(desk, study, parts, body, answers, instances)
+    return Reading(body, answers, objects, _timings(parts))
 
 
 def read_without_analysis(desk: Desk, study: StudyRow, instances: Sequence[StoredInstance]) -> Reading:
     """The answer of a study that failed too often: not analysed, visibly. If even its report fails, none is made."""
-    scan = Scan(headers=())
-    analysis = unanswered(Reason.FAILED)
-    answers = for_this_site(analysis.answers, desk.modes)
-    body = describe(desk, study, scan, answers)
+    answers = for_this_site(unanswered(Reason.FAILED).answers, desk.modes)
+    body = describe(desk, study, Choice(headers=()), (), answers)
     try:
-        objects = report(desk, study, scan, body, answers, analysis, instances)
+        objects = report(desk, study, (), body, answers, instances)
     except ReportFailed as error:
         log.error("not even a report that says so can be made", exc_info=error, extra={"study": study.pseudonym})
         objects = ()
     return Reading(body, answers, objects, {})
 
 
-def open_scan(instances: Sequence[StoredInstance], rules: SeriesRules = USUAL) -> Scan:
-    """Choose the series that serves most cancers and stack it.
+def read_each(desk: Desk, choice: Choice) -> tuple[Part, ...]:
+    """The chosen series one after the other; without a model the first alone, so that the report names it."""
+    parts: list[Part] = []
+    for series in choice.series if desk.cascade else choice.series[:1]:
+        parts.append(read_series(desk, series, spent_s=_timings(parts).get("total", 0.0)))
+    return tuple(parts)
 
-    A refusal is part of the scan, not an exception: it becomes an answer.
+
+def read_series(desk: Desk, series: ChosenSeries, spent_s: float = 0.0) -> Part:
+    """Stack a series, look in it for its cancers, and keep what is to be shown: its volume is gone when this returns.
+
+    spent_s: what the study's other series have taken of its time.
     """
-    headers: Sequence[ImageHeader] = ()
     try:
-        headers = [read_header(instance.extent) for instance in instances]
-        selection = select(headers, asked=rules.asked, looked_for=rules.looked_for)
-        if not selection.series:
-            raise InputRefused(selection.reason or Reason.NO_CT, selection.detail)
-        chosen = selection.series[0]
-        _log_choice(selection)
-        return Scan(chosen.headers, build_volume(chosen.headers), unserved=_unserved(selection))
+        volume = build_volume(series.headers)
     except InputRefused as refusal:
-        return Scan(headers, refusal=refusal)
+        return Part(series, unanswered(refusal.reason, refusal.detail).answers)
+    analysis = analyse(desk, series, volume, spent_s)
+    images = [SourceImage(header.extent) for header in series.headers]
+    shown = keep(volume, images, analysis.answers, analysis.masks, series.cancers)
+    return Part(series, analysis.answers, shown, analysis.timings_s)
 
 
-def _unserved(selection: Selection) -> dict[Cancer, tuple[Reason, str]]:
-    """Why the series that is read does not serve a cancer, and whether another one of the study would."""
-    elsewhere = {cancer for other in selection.series[1:] for cancer in other.cancers}
-    said = selection.series[0].others.items()
-    return {c: (why, f"{detail}; another series would do" if c in elsewhere else detail) for c, (why, detail) in said}
-
-
-def _log_choice(selection: Selection) -> None:
-    """For who asks why a series was not read; no UID, no word of the patient."""
-    refused = sorted(f"{reason.value}: {detail}" for reason, detail in selection.refused.values())
-    without = {cancer.value: reason.value for cancer, (reason, _) in selection.series[0].others.items()}
-    log.info("series chosen", extra={"why": selection.series[0].why, "refused": refused, "does_not_serve": without})
-
-
-def analyse(desk: Desk, scan: Scan) -> Analysis:
+def analyse(desk: Desk, series: ChosenSeries, volume: Volume, spent_s: float = 0.0) -> Analysis:
     """Seven answers: from the networks, or one refusal for all."""
-    if scan.volume is None:
-        refusal = scan.refusal or InputRefused(Reason.FAILED, "no volume")
-        return unanswered(refusal.reason, refusal.detail)
     if desk.cascade is None:
         return unanswered(desk.without)
-    patient = PatientContext(age_years=scan.headers[0].age_years, sex=scan.headers[0].sex)
-    return desk.cascade.analyse(scan.volume, patient, scan.unserved, cancelled=desk.cancelled)
+    patient = PatientContext(age_years=series.headers[0].age_years, sex=series.headers[0].sex)
+    return desk.cascade.analyse(volume, patient, series.refused, cancelled=desk.cancelled, spent_s=spent_s)
 
 
 def unanswered(reason: Reason, detail: str = "") -> Analysis:
@@ -172,108 +156,71 @@ def unanswered(reason: Reason, detail: str = "") -> Analysis:
     return Analysis(answers=answers, masks={}, organs_ml={}, timings_s={}, runtime="")
 
 
+def merged(choice: Choice, parts: Sequence[Part]) -> tuple[Answer, ...]:
+    """Each cancer's answer from the series that was read for it."""
+    if not parts:
+        refusal = choice.refusal or InputRefused(Reason.FAILED, "no series was read")
+        return unanswered(refusal.reason, refusal.detail).answers
+    counting = {a.cancer: a for part in parts for a in part.answers if a.cancer in part.series.answers_for}
+    return tuple(counting.get(answer.cancer, answer) for answer in parts[0].answers)
+
+
 def for_this_site(answers: Sequence[Answer], modes: Mapping[Cancer, Mode]) -> tuple[Answer, ...]:
     """The answers with the modes that this site has chosen; silent where it has chosen none."""
     return tuple(replace(answer, mode=modes.get(answer.cancer, Mode.SILENT)) for answer in answers)
 
 
-def describe(desk: Desk, study: StudyRow, scan: Scan, answers: Sequence[Answer]) -> ResultBody:
-    """The result as the registry gets it: pseudonyms, whole years, whole days, no free text."""
-    first = scan.headers[0] if scan.headers else None
-    series = desk.pseudonyms.series(first.series_uid) if first and scan.volume is not None else "none"
-    digest = desk.model.digest if desk.model else "none"
-    revision = study.revision or 1
-    return ResultBody(
-        result_id=result_id(study.pseudonym, series, digest, revision),
-        revision=revision,
-        supersedes=uuid.UUID(study.supersedes) if study.supersedes else None,
-        study=study.pseudonym,
-        patient=desk.pseudonyms.patient(first.issuer_of_patient_id, first.patient_id) if first else None,
-        age_years=first.age_years if first else None,
-        sex=first.sex if first else None,
-        study_date=first.study_date if first else None,
-        scanner=_scanner(first),
-        bundle=bundle_ref(desk.model),
-        complete_by=_complete_by(study.complete_by),
-        slices=len(scan.headers) if scan.volume is not None else 0,
-        answers=tuple(_answer_body(answer) for answer in answers),
-        received_at=study.received_at,
-        complete_at=study.complete_at,
-        answered_at=desk.now(),
+def describe(
+    desk: Desk, study: StudyRow, choice: Choice, parts: Sequence[Part], answers: Sequence[Answer]
+) -> ResultBody:
+    """The result as the registry gets it."""
+    read = [part.series for part in parts if part.shown is not None]
+    headers = read[0].headers if read else choice.headers
+    return result_body(
+        study,
+        {series.headers[0].series_uid: series.cancers for series in read},
+        sum(len(series.headers) for series in read),
+        headers[0] if headers else None,
+        answers,
+        desk.model,
+        desk.pseudonyms,
+        desk.now(),
     )
 
 
 def report(
     desk: Desk,
     study: StudyRow,
-    scan: Scan,
+    parts: Sequence[Part],
     body: ResultBody,
     answers: tuple[Answer, ...],
-    analysis: Analysis,
     instances: Sequence[StoredInstance],
 ) -> tuple[CommittedObject, ...]:
     """Write the result objects, durable and byte for byte the same on every repeat."""
-    readable = scan.volume is not None
+    assert study.started_at is not None, "the journal sets it when the analysis starts"
     context = ReportContext(
         result_id=body.result_id,
         revision=body.revision,
         supersedes=body.supersedes if study.supersedes and desk.was_reported(study.supersedes) else None,
-        answered_at=_started(study).astimezone(),
+        answered_at=study.started_at.astimezone(),
         answers=answers,
         model=desk.model,
         equipment=desk.equipment,
-        volume=scan.volume,
-        masks=analysis.masks,
-        source=[header.extent for header in scan.headers] if readable else (),
+        series=[part.shown for part in parts if part.shown is not None],
         evidence=[instance.extent for instance in instances],
     )
     folder = make_folder(desk.objects / str(body.result_id))
     return tuple(_committed(item, desk.state) for item in write_objects(context, folder))
 
 
-def bundle_ref(model: Model | None) -> BundleRef | None:
-    """The bundle as messages name it."""
-    if model is None:
-        return None
-    return BundleRef(name=model.name, version=model.version, digest=model.digest, synthetic=model.synthetic)
-
-
-def _started(study: StudyRow) -> dt.datetime:
-    assert study.started_at is not None, "the journal sets it when the analysis starts"
-    return study.started_at
-
-
-def _complete_by(text: str) -> CompleteBy:
-    return {"geometry": "geometry", "count": "count"}.get(text, "quiet")  # type: ignore[return-value]
-
-
 def _committed(item: ResultObject, state: Path) -> CommittedObject:
     return CommittedObject(item.kind, item.sop_class_uid, item.sop_instance_uid, str(item.path.relative_to(state)))
 
 
-def _scanner(header: ImageHeader | None) -> Scanner:
-    if header is None:
-        return Scanner()
-    return Scanner(
-        manufacturer=as_token(header.manufacturer), model=as_token(header.model), kernel=as_token(header.kernel)
-    )
-
-
-def _answer_body(answer: Answer) -> AnswerBody:
-    return AnswerBody(
-        cancer=answer.cancer,
-        verdict=answer.verdict,
-        mode=answer.mode,
-        score=answer.score,
-        reason=answer.reason,
-        lesions=tuple(
-            LesionBody(
-                score=lesion.score,
-                diameter_mm=lesion.diameter_mm,
-                volume_mm3=lesion.volume_mm3,
-                subtype=lesion.subtype,
-                subtype_score=lesion.subtype_score,
-            )
-            for lesion in answer.lesions
-        ),
-    )
+def _timings(parts: Sequence[Part]) -> dict[str, float]:
+    """Seconds by stage, of all series together."""
+    seconds: dict[str, float] = defaultdict(float)
+    for part in parts:
+        for stage, taken in part.timings_s.items():
+            seconds[stage] += taken
+    return dict(seconds)

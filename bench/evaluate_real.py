@@ -126,7 +126,7 @@ def _plain(volume: Volume) -> Study:
 def _chest() -> Study:
     """The chest as the appliance reads it, the experts' boxes as its truth."""
     scan = read_folder(CHEST)
-    assert scan.volume is not None, scan.refusal
+    assert isinstance(scan.volume, Volume), scan.volume
     marks = np.zeros(scan.volume.geometry.shape, np.uint8)
     places = {header.sop_instance_uid: z for z, header in enumerate(scan.headers)}
     for path in BOXES.glob("*.xml"):

@@ -59,7 +59,10 @@ def message_id(device: str, epoch: str, stream: str, seq: int) -> uuid.UUID:
 
 
 def result_id(study: str, series: str, bundle_digest: str, revision: int) -> uuid.UUID:
-    """The id of a result, from the pseudonyms of study and series: repeating an analysis gives the same id."""
+    """The id of a result, from the pseudonyms of study and series: repeating an analysis gives the same id.
+
+    series: of several, in the order in which they were read, joined by "+".
+    """
     return uuid.uuid5(NAMESPACE, f"result/{study}/{series}/{bundle_digest}/{revision}")
 
 
@@ -108,6 +111,9 @@ class AnswerBody(_Wire):
     score: float | None = Field(default=None, ge=0, le=1)
     reason: Reason | None = None
     lesions: tuple[LesionBody, ...] = ()
+    series: Hex | None = Field(
+        default=None, description="the series that it comes from; absent where one was read for all cancers"
+    )
 
 
 class ResultBody(_Wire):
@@ -124,7 +130,7 @@ class ResultBody(_Wire):
     scanner: Scanner
     bundle: BundleRef | None = Field(default=None, description="absent where no bundle was active")
     complete_by: Literal["geometry", "count", "quiet"]
-    slices: int = Field(ge=0)
+    slices: int = Field(ge=0, description="of all series that were read")
     answers: tuple[AnswerBody, ...] = Field(min_length=7, max_length=7)
     received_at: dt.datetime
     complete_at: dt.datetime

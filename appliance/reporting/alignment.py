@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from appliance.reporting.context import ReportFailed
+from appliance.reporting.failure import ReportFailed
 from core.volume import Geometry
 
 _PARALLEL = 0.999  # cosine; 2.5 degrees

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from core.errors import OneScanError
+from appliance.reporting.failure import ReportFailed
+from appliance.reporting.source import SourceSeries, ranked, telling
 from core.extent import Extent
 from core.finding import Answer, Cancer, Lesion, Mode, Verdict
-from core.volume import Volume
 
 Kind = Literal["sr", "seg", "keyimage"]
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://onescan.example/objects/v1")
-
-
-class ReportFailed(OneScanError):
-    """The result objects of a study can't be made from what was given."""
-
-    default_remedy = "This is a defect of OneScan: report it with the log lines of this study."
 
 
 @dataclass(frozen=True)
@@ -54,9 +45,8 @@ class Equipment:
 class ReportContext:
     """Everything that the objects of one result say.
 
-    answers: all seven, in the order of `Cancer`, with the site's modes. masks: (z, y, x) uint8 in the geometry of
-    `volume`, value = `Lesion.label`. source: the images of the analysed series, one per slice, in the order of the
-    volume; empty where nothing was analysable: then `volume` is None and `evidence` names any instances of the study.
+    answers: all seven, in the order of `Cancer`, with the site's modes. series: those that were analysed, each for the
+    cancers that it serves; empty where nothing was analysable: then `evidence` names any instances of the study.
     supersedes: the earlier result of this study whose report is in the PACS. answered_at: aware; in the site's time
     zone, because DICOM's dates and times of a study are local.
     """
@@ -68,22 +58,19 @@ class ReportContext:
     answers: tuple[Answer, ...]
     model: Model | None
     equipment: Equipment
-    volume: Volume | None = None
-    masks: Mapping[Cancer, npt.NDArray[np.uint8]] = field(default_factory=dict)
-    source: Sequence[Extent] = ()
+    series: Sequence[SourceSeries] = ()
     evidence: Sequence[Extent] = ()
-    key_images_per_cancer: int = 3
 
     def __post_init__(self) -> None:
         if [answer.cancer for answer in self.answers] != list(Cancer):
             raise ReportFailed("a report needs the seven answers in their order")
         if self.answered_at.utcoffset() is None:
             raise ReportFailed("answered_at has no time zone")
-        if not (self.source or self.evidence):
+        if not (self.series or self.evidence):
             raise ReportFailed("a report needs at least one instance of its study")
-        if self.volume is not None and len(self.source) != self.volume.geometry.shape[0]:
-            slices = self.volume.geometry.shape[0]
-            raise ReportFailed(f"{len(self.source)} source images for a volume of {slices} slices")
+        served = [cancer for series in self.series for cancer in series.cancers]
+        if len(served) > len({*served}):
+            raise ReportFailed("two series answer for one cancer")
 
     @property
     def shown(self) -> tuple[Answer, ...]:
@@ -119,12 +106,7 @@ def device_uid(kind: str, key: str) -> str:
 
 def findings(context: ReportContext) -> tuple[tuple[Answer, tuple[Lesion, ...]], ...]:
     """Shown answers that are positive or indeterminate, each with its lesions, highest score first."""
-    telling = (Verdict.POSITIVE, Verdict.INDETERMINATE)
-    return tuple(
-        (answer, tuple(sorted(answer.lesions, key=lambda lesion: (-lesion.score, lesion.label))))
-        for answer in context.shown
-        if answer.verdict in telling and answer.lesions
-    )
+    return tuple((answer, ranked(answer)) for answer in context.shown if telling(answer))
 
 
 def caution(context: ReportContext, answers: Sequence[Answer]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
@@ -14,9 +12,9 @@ from appliance.reporting import codes
 from appliance.reporting.context import ReportContext, caution, object_uid
 from appliance.reporting.drawing import Colour, Scene, draw, orientation_letters
 from appliance.reporting.origin import new_file_meta, stamp
+from appliance.reporting.source import SourceSeries
 from appliance.reporting.wording import NAMES, VERDICTS, size
 from core.finding import Answer, Cancer, Lesion, Verdict
-from core.volume import Volume
 
 SERIES_NUMBER = 9301
 _SOFT_TISSUE = (40.0, 400.0)
@@ -32,18 +30,8 @@ _WINDOW: dict[Cancer, tuple[float, float]] = {  # centre and width in HU
 _COLOUR: dict[Verdict, Colour] = {Verdict.POSITIVE: (255, 92, 72), Verdict.INDETERMINATE: (255, 196, 64)}
 
 
-def best_slice(lesion: Lesion, mask: npt.NDArray[np.uint8] | None) -> int:
-    """The slice with most of a lesion; that of its centroid where its mask has no voxel."""
-    if mask is not None:
-        first, last = lesion.box[0][0], lesion.box[1][0]
-        areas = (mask[first:last] == lesion.label).sum(axis=(1, 2))
-        if areas.size and areas.max() > 0:
-            return first + int(areas.argmax())
-    return round(lesion.centroid[0])
-
-
 def build_key_image(
-    context: ReportContext, volume: Volume, header: Dataset, answer: Answer, lesion: Lesion, index: int,
+    context: ReportContext, series: SourceSeries, header: Dataset, answer: Answer, lesion: Lesion, index: int,
     instance_number: int,
 ) -> Dataset:  # fmt: skip
     """The key image of one lesion on slice `index`, whose source image has this header."""
@@ -65,7 +53,7 @@ def build_key_image(
     stamp(image, context, header)
     image.DateOfSecondaryCapture, image.TimeOfSecondaryCapture = image.ContentDate, image.ContentTime
     _add_source(image, header)
-    _add_pixels(image, draw(_scene(context, volume, header, answer, lesion, index)))
+    _add_pixels(image, draw(_scene(context, series, header, answer, lesion, index)))
     return image
 
 
@@ -92,19 +80,17 @@ def _add_pixels(image: Dataset, pixels: npt.NDArray[np.uint8]) -> None:
 
 
 def _scene(
-    context: ReportContext, volume: Volume, header: Dataset, answer: Answer, lesion: Lesion, index: int
+    context: ReportContext, series: SourceSeries, header: Dataset, answer: Answer, lesion: Lesion, index: int
 ) -> Scene:
-    mask: Mapping[Cancer, npt.NDArray[np.uint8]] = context.masks
-    plane = mask[answer.cancer][index] if answer.cancer in mask else np.zeros(volume.hu.shape[1:], np.uint8)
-    outline = plane == lesion.label
+    geometry = series.geometry
+    plane = series.masks.get(answer.cancer, {}).get(index)
+    outline = np.zeros(geometry.shape[1:], np.bool_) if plane is None else plane == lesion.label
     found = np.argwhere(outline)
     centre = found.mean(axis=0) if len(found) else np.asarray(lesion.centroid[1:])
-    geometry = volume.geometry
     height_mm = float(geometry.to_patient((index, *lesion.centroid[1:]))[2])
-    number = header.get("InstanceNumber")
     model = context.model
     return Scene(
-        hu=volume.hu[index],
+        hu=series.hu[index],
         outline=outline,
         centre=(float(centre[0]), float(centre[1])),
         window=_WINDOW[answer.cancer],
@@ -117,7 +103,7 @@ def _scene(
         lines=(
             f"Lesion {lesion.label} of {len(answer.lesions)}, score {lesion.score:.2f}",
             f"Size {size(lesion)}",
-            f"Slice {index + 1} of {geometry.shape[0]}" + (f", image {number}" if number else ""),
+            _place(context, header, index, geometry.shape[0]),
             f"Position z {height_mm:+.1f} mm",
             "Window {1:.0f}, level {0:.0f} HU".format(*_WINDOW[answer.cancer]),
         ),
@@ -125,3 +111,10 @@ def _scene(
         + (f"   model {model.name} {model.version}" if model else "")
         + f"   {context.answered_at:%Y-%m-%d %H:%M}",
     )
+
+
+def _place(context: ReportContext, header: Dataset, index: int, slices: int) -> str:
+    """Which slice this is, by the numbers that viewers show."""
+    number, series = header.get("InstanceNumber"), header.get("SeriesNumber")
+    among = f"Series {series}, slice" if len(context.series) > 1 and series else "Slice"
+    return f"{among} {index + 1} of {slices}" + (f", image {number}" if number else "")

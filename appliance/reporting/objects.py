@@ -10,10 +10,12 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
-from appliance.reporting.context import Kind, ReportContext, ReportFailed, ResultObject, findings
-from appliance.reporting.keyimage import best_slice, build_key_image
+from appliance.reporting.context import Kind, ReportContext, ResultObject, findings
+from appliance.reporting.failure import ReportFailed
+from appliance.reporting.keyimage import build_key_image
 from appliance.reporting.origin import read_header, read_reference, read_sibling_reference
-from appliance.reporting.seg import SegmentedOrgan, build_segmentation, slices_touched
+from appliance.reporting.seg import SegmentedOrgan, build_segmentation
+from appliance.reporting.source import KEY_IMAGES, SourceSeries, best_slice
 from appliance.reporting.sr import build_report
 from core import durable
 from core.extent import Extent
@@ -31,11 +33,13 @@ def write_objects(context: ReportContext, folder: Path) -> tuple[ResultObject, .
     if not context.shown:
         return ()
     durable.make_folder(folder)
-    headers = _Headers(context)
-    segmentations = _segmentations(context, headers)
-    images = _key_images(context, headers)
-    evidence = [*headers.references(), *(organ.dataset for organ in segmentations.values())]
-    report = build_report(context, headers.first, evidence, segmentations)
+    sources = [_Source(series) for series in context.series]
+    segmentations = _segmentations(context, sources)
+    images = _key_images(context, sources)
+    header, rests_on = _evidence(context, sources)
+    evidence = [*rests_on, *(organ.dataset for organ in segmentations.values())]
+    origins = {cancer: source.first for source in sources for cancer in source.series.cancers}
+    report = build_report(context, header, evidence, segmentations, origins)
     return (
         _write("sr", report, folder / "report.dcm"),
         *(_write("seg", o.dataset, folder / f"seg-{cancer.value}.dcm") for cancer, o in segmentations.items()),
@@ -43,29 +47,36 @@ def write_objects(context: ReportContext, folder: Path) -> tuple[ResultObject, .
     )
 
 
-class _Headers:
-    """Headers of source images by slice, each read once and only when asked for."""
+class _Source:
+    """A series with the headers of its images by slice, each read once and only when asked for."""
 
-    def __init__(self, context: ReportContext) -> None:
-        self._context = context
+    def __init__(self, series: SourceSeries) -> None:
+        self.series = series
         self._read: dict[int, Dataset] = {}
-        self._readable = () if context.source else _readable(context.evidence)
-        self.first = self[0] if context.source else read_header(self._readable[0])
+        self.first = self[0]
 
     def references(self) -> list[Dataset]:
-        """What the report rests on."""
-        if self._context.source:
-            return [read_sibling_reference(image, self.first) for image in self._context.source]
-        return [read_reference(image) for image in self._readable]
+        """To all of its images."""
+        return [read_sibling_reference(extent, self.first) for extent in self.series.extents]
 
     def __getitem__(self, index: int) -> Dataset:
         if index not in self._read:
-            self._read[index] = read_header(self._context.source[index])
+            self._read[index] = read_header(self.series.images[index].extent)
         return self._read[index]
 
 
+def _evidence(context: ReportContext, sources: Sequence[_Source]) -> tuple[Dataset, list[Dataset]]:
+    """A header to take patient and study from, and the references of what the report rests on.
+
+    Where nothing could be analysed these are all instances that can be referred to; a broken one may be the reason.
+    """
+    if sources:
+        return sources[0].first, [reference for source in sources for reference in source.references()]
+    readable = _readable(context.evidence)
+    return read_header(readable[0]), [read_reference(extent) for extent in readable]
+
+
 def _readable(evidence: Sequence[Extent]) -> Sequence[Extent]:
-    """The instances that can be referred to. A broken one may be the very reason why nothing was analysable."""
     readable = []
     for image in evidence:
         try:
@@ -79,32 +90,33 @@ def _readable(evidence: Sequence[Extent]) -> Sequence[Extent]:
     return readable
 
 
-def _segmentations(context: ReportContext, headers: _Headers) -> dict[Cancer, SegmentedOrgan]:
+def _source_of(cancer: Cancer, sources: Sequence[_Source]) -> _Source:
+    found = next((source for source in sources if cancer in source.series.cancers), None)
+    if found is None:
+        raise ReportFailed(f"{cancer.value} has lesions but no series that they were found in")
+    return found
+
+
+def _segmentations(context: ReportContext, sources: Sequence[_Source]) -> dict[Cancer, SegmentedOrgan]:
     made = {}
     for answer, lesions in findings(context):
-        mask, volume = context.masks.get(answer.cancer), context.volume
-        if volume is None:
-            raise ReportFailed(f"{answer.cancer.value} has lesions but there is no volume")
-        if mask is None:
-            continue
-        if mask.shape != volume.geometry.shape:
-            raise ReportFailed(f"the {answer.cancer.value} mask is {mask.shape}, not the volume's shape")
-        touched = {z: headers[z] for z in slices_touched(mask)}
-        organ = build_segmentation(context, volume, touched, answer, lesions)
+        source = _source_of(answer.cancer, sources)
+        touched = {z: source[z] for z in source.series.masks.get(answer.cancer, {})}
+        organ = build_segmentation(context, source.series, touched, answer, lesions)
         if organ is not None:
             made[answer.cancer] = organ
     return made
 
 
-def _key_images(context: ReportContext, headers: _Headers) -> list[Dataset]:
+def _key_images(context: ReportContext, sources: Sequence[_Source]) -> list[Dataset]:
     images: list[Dataset] = []
     wanted: list[tuple[Answer, Lesion]] = [
-        (answer, lesion) for answer, lesions in findings(context) for lesion in lesions[: context.key_images_per_cancer]
+        (answer, lesion) for answer, lesions in findings(context) for lesion in lesions[:KEY_IMAGES]
     ]
     for number, (answer, lesion) in enumerate(wanted, start=1):
-        assert context.volume is not None  # checked with the segmentations
-        index = best_slice(lesion, context.masks.get(answer.cancer))
-        images.append(build_key_image(context, context.volume, headers[index], answer, lesion, index, number))
+        source = _source_of(answer.cancer, sources)
+        index = best_slice(lesion, source.series.masks.get(answer.cancer, {}))
+        images.append(build_key_image(context, source.series, source[index], answer, lesion, index, number))
     return images
 
 

@@ -21,7 +21,8 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from appliance.reporting import codes
-from appliance.reporting.context import Model, ReportContext, ReportFailed, device_uid
+from appliance.reporting.context import Model, ReportContext, device_uid
+from appliance.reporting.failure import ReportFailed
 from core.extent import Extent
 
 # PS3.7 D.3.3.2: fixed, so that a release that only changes code doesn't change the objects of an old result.
@@ -42,7 +43,7 @@ _COPIED = (
 )  # fmt: skip
 _SCANNER = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions")
 _LOOKED_AT = (
-    *_SCANNER, "FrameOfReferenceUID", "PositionReferenceIndicator", "InstanceNumber", "Rows", "Columns",
+    *_SCANNER, "FrameOfReferenceUID", "PositionReferenceIndicator", "SeriesNumber", "InstanceNumber", "Rows", "Columns",
     "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness",
 )  # fmt: skip
 _REFERENCE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")

@@ -21,8 +21,9 @@ from appliance.reporting import codes
 from appliance.reporting.alignment import align
 from appliance.reporting.context import ReportContext, object_uid
 from appliance.reporting.origin import new_file_meta, stamp
+from appliance.reporting.source import Labels, SourceSeries
 from core.finding import Answer, Cancer, Lesion, Verdict
-from core.volume import Volume
+from core.volume import Geometry
 
 SERIES_NUMBER = 9310  # and up, one series per organ
 _FAMILY = Code("123110", "DCM", "Artificial Intelligence")  # PS3.16 CID 7162
@@ -35,6 +36,7 @@ class SegmentedOrgan:
 
     dataset: Dataset
     segments: Mapping[int, int]
+    source_series_uid: str
 
 
 def tracking_uid(context: ReportContext, cancer: Cancer, lesion: Lesion) -> str:
@@ -48,33 +50,29 @@ def tracking_id(cancer: Cancer, lesion: Lesion) -> str:
 
 
 def build_segmentation(
-    context: ReportContext, volume: Volume, headers: Mapping[int, Dataset], answer: Answer,
+    context: ReportContext, series: SourceSeries, headers: Mapping[int, Dataset], answer: Answer,
     lesions: tuple[Lesion, ...],
 ) -> SegmentedOrgan | None:  # fmt: skip
     """The segmentation of one organ; None where its mask has no voxel of any of these lesions.
 
     headers: of the source images, by slice, at least of those that a lesion touches.
     """
-    mask = context.masks.get(answer.cancer)
-    touched = slices_touched(mask) if mask is not None else []
-    if mask is None or not touched:
-        return None
-    labels = set(np.unique(mask[touched]).tolist())
+    mask = series.masks.get(answer.cancer, {})
+    labels = _labels(mask)
     present = [lesion for lesion in lesions if lesion.label in labels]
     if not present:
         return None
     segments = {lesion.label: number for number, lesion in enumerate(present, start=1)}
-    planes = {z: _numbered(mask[z], segments) for z in touched}
+    planes = {z: _numbered(plane, segments) for z, plane in sorted(mask.items())}
     slices = [z for z, plane in planes.items() if plane.any()]
-    frames = np.stack([align(volume.geometry, z, headers[z]).frame(planes[z]) for z in slices])
-    dataset = _encode(context, answer, [_plane(volume, headers[z]) for z in slices], frames, present)
+    frames = np.stack([align(series.geometry, z, headers[z]).frame(planes[z]) for z in slices])
+    dataset = _encode(context, answer, [_plane(series.geometry, headers[z]) for z in slices], frames, present)
     stamp(dataset, context, headers[slices[0]])
-    return SegmentedOrgan(dataset, segments)
+    return SegmentedOrgan(dataset, segments, str(headers[slices[0]].SeriesInstanceUID))
 
 
-def slices_touched(mask: npt.NDArray[np.uint8]) -> list[int]:
-    """The slices that any lesion of a mask touches."""
-    return [int(z) for z in np.flatnonzero(mask.any(axis=(1, 2)))]
+def _labels(mask: Mapping[int, Labels]) -> set[int]:
+    return {int(label) for plane in mask.values() for label in np.unique(plane)}
 
 
 def _numbered(plane: npt.NDArray[np.uint8], segments: Mapping[int, int]) -> npt.NDArray[np.uint8]:
@@ -84,7 +82,7 @@ def _numbered(plane: npt.NDArray[np.uint8], segments: Mapping[int, int]) -> npt.
     return numbers[plane]
 
 
-def _plane(volume: Volume, header: Dataset) -> Dataset:
+def _plane(geometry: Geometry, header: Dataset) -> Dataset:
     """A source image reduced to what highdicom reads from one: nothing in it can trip over a scanner's oddities."""
     plane = Dataset()
     for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns"):
@@ -94,8 +92,8 @@ def _plane(volume: Volume, header: Dataset) -> Dataset:
     plane.ImagePositionPatient = header.ImagePositionPatient
     plane.ImageOrientationPatient = header.ImageOrientationPatient
     plane.PixelSpacing = header.PixelSpacing
-    plane.SliceThickness = header.get("SliceThickness") or volume.geometry.spacing_mm[0]
-    plane.SpacingBetweenSlices = volume.geometry.spacing_mm[0]
+    plane.SliceThickness = header.get("SliceThickness") or geometry.spacing_mm[0]
+    plane.SpacingBetweenSlices = geometry.spacing_mm[0]
     for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
         setattr(plane, name, "")
     plane.StudyDate = plane.StudyTime = None

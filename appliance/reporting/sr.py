@@ -9,7 +9,7 @@
     └── Qualitative Evaluations
         ├── what this is not for, in words
         ├── one question and answer per cancer, in our order            "Lung cancer" = Positive
-        │     site, mode, score, or why it was not analysed; algorithm
+        │     site, mode, score, or why it was not analysed; algorithm; the series, where several were read
         └── one sentence per cancer, for viewers that show plain text
 
 The verdicts are evaluations, not measurement groups: TID 1500 has a place for them where no image region is needed.
@@ -39,6 +39,7 @@ from highdicom.sr import (
     SourceSeriesForSegmentation,
     TextContentItem,
     TrackingIdentifier,
+    UIDRefContentItem,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from highdicom.sr.coding import CodedConcept
@@ -51,7 +52,7 @@ from appliance.reporting import codes
 from appliance.reporting.context import ReportContext, caution, device_uid, findings, object_uid
 from appliance.reporting.origin import new_file_meta, stamp
 from appliance.reporting.seg import SegmentedOrgan, tracking_id, tracking_uid
-from appliance.reporting.wording import sentence, withheld_sentence
+from appliance.reporting.wording import read_in, sentence, withheld_sentence
 from core.finding import Answer, Cancer, Lesion
 
 SERIES_NUMBER = 9300
@@ -66,8 +67,12 @@ def build_report(
     header: Dataset,
     evidence: Sequence[Dataset],
     segmentations: Mapping[Cancer, SegmentedOrgan],
+    origins: Mapping[Cancer, Dataset],
 ) -> Dataset:
-    """The report as a data set. evidence: the references of all instances that it rests on, segmentations included."""
+    """The report as a data set. evidence: the references of all instances that it rests on, segmentations included.
+
+    origins: an image of the series that a cancer's answer comes from; told where the study has several.
+    """
     report = Dataset()
     report.SOPClassUID = Comprehensive3DSRStorage
     report.SOPInstanceUID = object_uid(context.result_id, "sr")
@@ -80,7 +85,7 @@ def build_report(
     report.ReferencedPerformedProcedureStepSequence = DicomSequence()
     stamp(report, context, header)
     _add_document(report, context, header, evidence)
-    content = _content(context, header, segmentations)
+    content = _content(context, segmentations, origins if len(context.series) > 1 else {})
     for element in content:
         report[element.tag] = element
     return report
@@ -127,7 +132,7 @@ def _hierarchy(references: Iterable[Dataset]) -> DicomSequence:
 
 
 def _content(
-    context: ReportContext, header: Dataset, segmentations: Mapping[Cancer, SegmentedOrgan]
+    context: ReportContext, segmentations: Mapping[Cancer, SegmentedOrgan], origins: Mapping[Cancer, Dataset]
 ) -> ContainerContentItem:
     root = ContainerContentItem(name=dicom_codes.DCM.ImagingMeasurementReport, template_id="1500")
     procedure = CodeContentItem(dicom_codes.DCM.ProcedureReported, codes.PROCEDURE, _MODIFIER)
@@ -138,13 +143,13 @@ def _content(
         item
         for answer, lesions in findings(context)
         for lesion in lesions
-        for item in _lesion_group(context, header, answer, lesion, segmentations.get(answer.cancer))
+        for item in _lesion_group(context, answer, lesion, segmentations.get(answer.cancer))
     ]
     if groups:
         measurements = ContainerContentItem(dicom_codes.DCM.ImagingMeasurements, relationship_type=_CONTAINS)
         measurements.ContentSequence = ContentSequence([*_algorithm(context), *groups])
         root.ContentSequence.append(measurements)
-    root.ContentSequence.append(_evaluations(context))
+    root.ContentSequence.append(_evaluations(context, origins))
     return root
 
 
@@ -173,21 +178,22 @@ def _algorithm(context: ReportContext) -> list[ContentItem]:
     return _items(AlgorithmIdentification(name=model.name, version=model.version, parameters=parameters))
 
 
-def _evaluations(context: ReportContext) -> ContainerContentItem:
+def _evaluations(context: ReportContext, origins: Mapping[Cancer, Dataset]) -> ContainerContentItem:
     """The verdicts, coded, and the same in words (TID 1500 rows 12 to 14)."""
     container = ContainerContentItem(codes.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
-    texts = [*map(sentence, context.shown), *withheld_sentence(context.withheld)]
+    said = (sentence(answer) + read_in(_series_number(origins.get(answer.cancer))) for answer in context.shown)
+    texts = [*said, *withheld_sentence(context.withheld)]
     container.ContentSequence = ContentSequence(
         [
             TextContentItem(codes.COMMENT, caution(context, context.shown) + ".", _CONTAINS),
-            *(_verdict(context, answer) for answer in context.shown),
+            *(_verdict(context, answer, origins.get(answer.cancer)) for answer in context.shown),
             *(TextContentItem(codes.SUMMARY, text, _CONTAINS) for text in texts),
         ]
     )
     return container
 
 
-def _verdict(context: ReportContext, answer: Answer) -> CodeContentItem:
+def _verdict(context: ReportContext, answer: Answer, origin: Dataset | None) -> CodeContentItem:
     item = CodeContentItem(codes.QUESTION[answer.cancer], codes.VERDICTS[answer.verdict], _CONTAINS)
     item.ContentSequence = ContentSequence(
         [
@@ -201,11 +207,19 @@ def _verdict(context: ReportContext, answer: Answer) -> CodeContentItem:
     if answer.score is not None:
         score = NumContentItem(codes.SCORE, round(answer.score, 4), codes.NO_UNITS, relationship_type=_PROPERTY)
         item.ContentSequence.extend([*_algorithm(context), score])
+    if origin is not None:
+        read = UIDRefContentItem(dicom_codes.DCM.SeriesInstanceUID, origin.SeriesInstanceUID, _PROPERTY)
+        item.ContentSequence.append(read)
     return item
 
 
+def _series_number(origin: Dataset | None) -> int | None:
+    number = origin.get("SeriesNumber") if origin is not None else None
+    return None if number is None else int(number)
+
+
 def _lesion_group(
-    context: ReportContext, header: Dataset, answer: Answer, lesion: Lesion, organ: SegmentedOrgan | None
+    context: ReportContext, answer: Answer, lesion: Lesion, organ: SegmentedOrgan | None
 ) -> list[ContentItem]:
     tracking = TrackingIdentifier(
         uid=tracking_uid(context, answer.cancer, lesion), identifier=tracking_id(answer.cancer, lesion)
@@ -231,7 +245,7 @@ def _lesion_group(
             sop_class_uid=organ.dataset.SOPClassUID,
             sop_instance_uid=organ.dataset.SOPInstanceUID,
             segment_number=organ.segments[lesion.label],
-            source_series=SourceSeriesForSegmentation(header.SeriesInstanceUID),
+            source_series=SourceSeriesForSegmentation(organ.source_series_uid),
         ),
         finding_type=codes.NEOPLASM,
         finding_sites=site,

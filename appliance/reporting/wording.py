@@ -47,6 +47,11 @@ def withheld_sentence(withheld: Sequence[Answer]) -> tuple[str, ...]:
     return (f"This report says nothing about: {names} (not in use at this site).",)
 
 
+def read_in(series_number: int | None) -> str:
+    """Where an answer comes from, as a sentence behind it; empty where that goes without saying."""
+    return "" if series_number is None else f" Read in series {series_number}."
+
+
 def size(lesion: Lesion) -> str:
     """A lesion's diameter and volume."""
     return f"{lesion.diameter_mm:.0f} mm, {lesion.volume_mm3 / 1000:.1f} mL"

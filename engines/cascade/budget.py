@@ -34,11 +34,15 @@ class Budget:
 
 @dataclass
 class Watch:
-    """Keeps one analysis within its budget, and its times. clock: seconds that never jump."""
+    """Keeps one analysis within its budget, and its times. clock: seconds that never jump.
+
+    spent_s: of the study's time, before this analysis.
+    """
 
     budget: Budget
     cancelled: Callable[[], bool]
     clock: Callable[[], float] = time.monotonic
+    spent_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _begun: float = field(init=False)
 
@@ -54,7 +58,7 @@ class Watch:
         """Cancelled, or InputRefused(DEADLINE): called between all steps that take long."""
         if self.cancelled():
             raise Cancelled("the analysis was cancelled")
-        if self.elapsed_s > self.budget.deadline_s:
+        if self.spent_s + self.elapsed_s > self.budget.deadline_s:
             raise InputRefused(Reason.DEADLINE, f"more than {self.budget.deadline_s:.0f} s")
 
     def reserve(self, needed_bytes: float, what: str) -> None:

@@ -112,13 +112,15 @@ class Cascade:
         refused: Refused = MappingProxyType({}),
         cancelled: Callable[[], bool] = lambda: False,
         observe: Observe = lambda look: None,
+        spent_s: float = 0.0,
     ) -> Analysis:
         """Answers for all seven cancers. refused: cancers that an earlier stage ruled out, with (reason, detail).
 
         observe: is shown what each answer of an organ that was looked at rests on, before it is decided.
+        spent_s: what other series of the study have taken of its time.
         Raises Cancelled soon after `cancelled()` turns true, DeviceLost, and nothing else on purpose.
         """
-        watch = Watch(self._budget, cancelled, self._clock)
+        watch = Watch(self._budget, cancelled, self._clock, spent_s)
         answers: dict[Cancer, Answer] = {}
         masks: dict[Cancer, Labels] = {}
         organs: Mapping[str, FoundOrgan] = {}

@@ -56,8 +56,42 @@ def score(
 ) -> Scored:
     """Judge one study. began: when somebody began to load it, by `clock`."""
     loaded = clock()
+    seen = [_judge(study, cascade, [*study.truth], pictures, clock)]
+    for view in study.further:
+        other = view()
+        seen.append(_judge(other, cascade, [c for c in study.truth if c not in other.refused], pictures, clock))
+    found = {cancer: result for one in seen for cancer, result in one.cancers.items()}
+    drawn = {cancer: one.pictures.get(cancer) for one in seen for cancer in one.cancers}
+    done = clock()
+    result = CaseResult(
+        case=study.case,
+        person=study.person,
+        set=study.set,
+        attributes=study.attributes,
+        cancers={cancer: found[cancer] for cancer in Cancer if cancer in found},
+        seconds={
+            "load": round(loaded - began, 3),
+            "analyse": round(sum(one.analyse_s for one in seen), 3),
+            "all": round(done - began, 3),
+        },
+    )
+    return Scored(result, {cancer: picture for cancer, picture in drawn.items() if picture is not None})
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What one series says of a case."""
+
+    cancers: Mapping[Cancer, CancerResult]
+    pictures: Mapping[Cancer, bytes | None]
+    analyse_s: float
+
+
+def _judge(
+    study: Study, cascade: Cascade, wanted: Sequence[Cancer], pictures: bool, clock: Callable[[], float]
+) -> _Seen:
+    began = clock()
     looks: dict[Cancer, Look] = {}
-    answers: dict[Cancer, Answer] = {}
     if isinstance(study.volume, Volume):
         analysis = cascade.analyse(
             study.volume, study.patient, study.refused, observe=lambda look: looks.update({look.model.cancer: look})
@@ -66,24 +100,11 @@ def score(
     else:
         refusal = study.volume
         answers = {a.cancer: replace(a, detail=refusal.detail) for a in complete({}, refusal.reason)}
-    analysed = clock()
+    analyse_s = clock() - began
     hits = {cancer: _hits(study, look) for cancer, look in looks.items()}
-    cancers = {c: _result(study, c, answers[c], looks.get(c), hits.get(c, ())) for c in Cancer if c in study.truth}
+    cancers = {c: _result(study, c, answers[c], looks.get(c), hits.get(c, ())) for c in wanted}
     drawn = {c: _picture(study, c, hits.get(c, ())) for c in cancers if pictures and study.truth[c] != "unknown"}
-    done = clock()
-    result = CaseResult(
-        case=study.case,
-        person=study.person,
-        set=study.set,
-        attributes=study.attributes,
-        cancers=cancers,
-        seconds={
-            "load": round(loaded - began, 3),
-            "analyse": round(analysed - loaded, 3),
-            "all": round(done - began, 3),
-        },
-    )
-    return Scored(result, {cancer: picture for cancer, picture in drawn.items() if picture is not None})
+    return _Seen(cancers, drawn, analyse_s)
 
 
 def _result(study: Study, cancer: Cancer, answer: Answer, look: Look | None, hits: Sequence[Hit]) -> CancerResult:

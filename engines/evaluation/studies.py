@@ -38,7 +38,8 @@ class Study:
     volume: or why there is none. truth: of each cancer that is to be judged. marks: uint8 (z, y, x) as the volume, 0 or
     a finding's number; None: nobody outlined anything. whole: which cancers' organs are in the scan from end to end;
     empty: not known. organ: the true outline of a cancer's organ, (z, y, x) as the volume; None: nobody drew it.
-    refused: cancers that this series does not serve, and why.
+    refused: cancers that this series does not serve, and why. further: the same study seen in other series, each for
+    the cancers that it does not refuse; made when asked for, so that one volume more is in memory at a time.
     attributes: what figures are broken down by.
     """
 
@@ -54,6 +55,7 @@ class Study:
     whole: Mapping[Cancer, bool] | None = None
     organ: Callable[[Cancer], Mask] | None = None
     refused: Mapping[Cancer, tuple[Reason, str]] = field(default_factory=dict)
+    further: tuple[Callable[[], Study], ...] = ()
 
 
 class Source(Protocol):

@@ -60,6 +60,15 @@ def test_an_envelope_survives_the_wire_and_has_the_same_bytes_again() -> None:
     assert received.payload() == sent.payload()
 
 
+def test_an_answer_names_its_series_only_where_there_are_several() -> None:
+    plain = envelope(result_body(), "result").payload()
+    assert b'"series"' not in plain  # as registries know it that were made before the field
+    answers = [a.model_copy(update={"series": "cd" * 16}) for a in result_body().answers]
+    received = wire.open_envelope(envelope(result_body(answers=answers), "result").payload())
+    assert isinstance(received.body, wire.ResultBody)
+    assert {a.series for a in received.body.answers} == {"cd" * 16}
+
+
 @pytest.mark.parametrize(
     "body",
     [wire.EventBody(kind="started"), wire.SkipBody(first=1, last=3), result_body()],

@@ -10,15 +10,16 @@ import pytest
 from typer.testing import CliRunner
 
 from appliance import cli
+from appliance.choosing import SeriesRules
 from appliance.evaluate import DicomCohort, DicomTable, read_folder
-from appliance.pipeline import SeriesRules
 from core import durable
 from core.errors import InputRefused
-from core.finding import Cancer, Reason
+from core.finding import Answer, Cancer, Reason, Verdict, complete
 from core.requirement import Requirement, requirements
 from core.volume import Volume
 from engines.bundle import open_bundle
-from engines.cascade import Cascade
+from engines.cascade import Analysis, Cascade
+from engines.cascade.cascade import Refused
 from engines.evaluation.scoring import score
 from engines.evaluation.table import read_table
 from engines.evaluation.torsos import complete_seeds, is_whole
@@ -26,6 +27,7 @@ from engines.phantom.torso import Rendered, Scan, build, sample_person
 from engines.phantom.torso.cohort import Order, folder_of
 from engines.phantom.torso.dicom import write_study
 from engines.runtime.onnx import OnnxRuntime
+from tests.appliance.dicom_samples import ct_series, write_files
 
 SEEDS = (41, 42)
 REFERENCE = Path(__file__).parents[3] / "engines" / "bundles" / "reference"
@@ -69,8 +71,8 @@ def test_a_synthetic_study_comes_back_with_the_truth_it_was_written_with(
 def test_what_the_box_would_refuse_is_refused_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no DICOM here")
     scan = read_folder(tmp_path)
-    assert scan.refusal is not None
-    assert scan.refusal.reason is Reason.NO_CT
+    assert isinstance(scan.volume, InputRefused)
+    assert scan.volume.reason is Reason.NO_CT
     (tmp_path / "cases.csv").write_text("study,lung\nabsent,1\n")
     study = DicomTable(read_table(tmp_path / "cases.csv"), "none").study(0)
     assert isinstance(study.volume, InputRefused)
@@ -89,6 +91,24 @@ def test_a_cancer_that_a_series_does_not_serve_on_the_box_is_not_judged_in_it(
     result = score(study, Cascade(open_bundle(REFERENCE), OnnxRuntime(1)), began=0.0, pictures=False).result
     assert result.cancers[Cancer.LUNG].reason is Reason.TOO_THICK
     assert result.cancers[Cancer.LIVER].reason is not Reason.TOO_THICK
+
+
+def test_a_table_is_judged_in_every_series_that_the_box_would_read(tmp_path: Path) -> None:
+    class Seeing:
+        """Scores a cancer that it is asked for by the number of slices."""
+
+        def analyse(self, volume: Volume, patient: object, refused: Refused, **_: object) -> Analysis:
+            score = volume.geometry.shape[0] / 100
+            wanted = {c: Answer(c, Verdict.NEGATIVE, score=score) for c in Cancer if c not in refused}
+            return Analysis(complete(wanted, Reason.NO_MODEL), {}, {}, {}, "toy")
+
+    thick = ct_series(20, series="thick", spacing=3.0)
+    write_files(tmp_path / "study", [*thick, *ct_series(40, series="thin", spacing=1.25, ConvolutionKernel="B70f")])
+    (tmp_path / "cases.csv").write_text("study,lung,liver\nstudy,1,0\n")
+    rules = SeriesRules(requirements({Cancer.LUNG: Requirement(max_spacing_mm=2.0)}))
+    study = DicomTable(read_table(tmp_path / "cases.csv"), "one", rules=rules).study(0)
+    cancers = score(study, Seeing(), began=0.0).result.cancers  # type: ignore[arg-type]
+    assert {cancer: result.score for cancer, result in cancers.items()} == {Cancer.LUNG: 0.4, Cancer.LIVER: 0.2}
 
 
 def test_a_hospital_judges_its_own_cases_and_names_nobody(

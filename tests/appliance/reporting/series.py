@@ -14,7 +14,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from appliance.reporting import Equipment, Model, ReportContext
+from appliance.reporting import Equipment, Model, ReportContext, SourceImage, keep
 from core.extent import Extent
 from core.finding import Answer, Cancer, Lesion, Mode, Reason, Verdict, complete
 from core.volume import Geometry, Volume
@@ -125,19 +125,24 @@ def answers(mode: Mode = Mode.RESEARCH) -> dict[Cancer, Answer]:
     }
 
 
+def images(paths: list[Path]) -> list[SourceImage]:
+    """Single-frame images."""
+    return [SourceImage(Extent(path)) for path in paths]
+
+
 def context(series: Series, **changes: Any) -> ReportContext:
-    """A finished study."""
+    """A finished study. volume, masks: of its only series, where other ones are wanted."""
+    volume, found = changes.pop("volume", series.volume), changes.pop("masks", masks())
+    answered = changes.get("answers", complete(answers(), Reason.NO_MODEL))
     given: dict[str, Any] = {
         "result_id": RESULT,
         "revision": 1,
         "supersedes": None,
         "answered_at": ANSWERED_AT,
-        "answers": complete(answers(), Reason.NO_MODEL),
+        "answers": answered,
         "model": MODEL,
         "equipment": EQUIPMENT,
-        "volume": series.volume,
-        "masks": masks(),
-        "source": [Extent(path) for path in series.paths],
+        "series": [keep(volume, images(series.paths), answered, found)],
     }
     return ReportContext(**(given | changes))
 

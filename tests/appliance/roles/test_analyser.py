@@ -15,8 +15,7 @@ from appliance.clock import SystemClock
 from appliance.identity.pseudonyms import Pseudonyms
 from appliance.intake.facts import InstanceFacts
 from appliance.intake.ledger import Arrival
-from appliance.pipeline import Desk, analyse, open_scan, unanswered
-from appliance.ports import StoredInstance
+from appliance.pipeline import Desk
 from appliance.reading import StudyReader
 from appliance.reporting import Equipment
 from appliance.storage.intake_journal import IntakeJournal
@@ -24,11 +23,7 @@ from appliance.storage.intake_reader import IntakeReader
 from appliance.storage.journal import Journal
 from appliance.study import State
 from core.errors import StorageFull
-from core.extent import Extent
-from core.finding import Cancer, Reason
-from core.volume import Volume
-from engines.cascade import Analysis
-from engines.cascade.cascade import Refused
+from core.finding import Reason
 from tests.appliance.dicom_samples import ct_series, write_files
 
 NAMES = Pseudonyms(bytes(32))
@@ -143,23 +138,3 @@ def test_a_repeat_after_a_crash_writes_the_same_bytes(tmp_path: Path, monkeypatc
     after = {p.name: p.read_bytes() for p in (tmp_path / "objects").rglob("*.dcm")}
     assert before
     assert before == after
-
-
-def test_a_cancer_that_the_series_does_not_serve_is_not_looked_for_in_it(tmp_path: Path) -> None:
-    seen: dict[Cancer, tuple[Reason, str]] = {}
-
-    class Recording:
-        def analyse(self, volume: Volume, patient: object, refused: Refused, **_: object) -> Analysis:
-            assert volume.geometry.shape == (12, 64, 64)
-            seen.update(refused)
-            return unanswered(Reason.NO_MODEL)
-
-    narrow = ct_series(12, series="narrow", PixelSpacing=[3.9, 3.9])
-    wide = ct_series(12, series="wide", PixelSpacing=[6.0, 6.0], ContrastBolusAgent="Iomeprol")
-    paths = write_files(tmp_path, [*narrow, *wide])
-    scan = open_scan([StoredInstance("", "", "", "", Extent(path)) for path in paths])
-    analyse(dataclasses.replace(desk(tmp_path), cascade=Recording()), scan)  # type: ignore[arg-type]
-    assert list(seen) == [Cancer.BREAST]
-    assert seen[Cancer.BREAST][0] is Reason.NOT_COVERED
-    assert "field of 250 mm" in seen[Cancer.BREAST][1]
-    assert "another series would do" in seen[Cancer.BREAST][1]
