@@ -28,15 +28,20 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ReceiverTlsConfig(_Section):
-    """DICOM over TLS, on a port of its own. TLS 1.2 and 1.3 by BCP 195."""
+class ServerTlsConfig(_Section):
+    """This box's side of TLS 1.2 and 1.3 by BCP 195."""
 
-    port: Port = Field(2762, description="TCP port; 0 picks a free one (it then stands in run/receiver-tls.port)")
     certificate: Path = Field(description="PEM file: this box's certificate, with those between it and the authority's")
     key: Path = Field(description="PEM file: its key")
     client_ca: Path | None = Field(
         None, description="PEM file: authorities of the senders' certificates; none: senders need no certificate"
     )
+
+
+class ReceiverTlsConfig(ServerTlsConfig):
+    """DICOM over TLS, on a port of its own."""
+
+    port: Port = Field(2762, description="TCP port; 0 picks a free one (it then stands in run/receiver-tls.port)")
 
 
 class PeerTlsConfig(_Section):
@@ -91,6 +96,22 @@ class WatchConfig(_Section):
     max_files: int = Field(100_000, ge=1, description="files that one look takes in; the rest has its turn later")
 
 
+class StowConfig(_Section):
+    """STOW-RS: instances by HTTP. Without TLS everybody on the network can read them."""
+
+    host: str = Field("0.0.0.0", description="address to listen on")
+    port: Port = Field(8043, description="TCP port; 0 picks a free one (it then stands in run/receiver-stow.port)")
+    tls: ServerTlsConfig | None = Field(None, description="none: plain HTTP")
+    sender_name: AETitle = Field("STOW-RS", description="by which its clients stand among the senders, as an AE title")
+    connections: int = Field(16, ge=1, le=200, description="connections at the same time; each may hold one instance")
+    idle_s: float = Field(60.0, gt=0, description="s for a request's head, and for each 64 KiB of its body")
+    pause_s: float = Field(
+        10.0, gt=0, description="s without a request after which what an address sent counts as sent to its end"
+    )
+    max_part_bytes: int = Field(1 << 30, ge=1 << 20, description="bytes of one instance; more: 413")
+    max_parts: int = Field(10_000, ge=1, le=100_000, description="instances in one request; more: 413")
+
+
 class ReceiverConfig(_Section):
     """How studies come in."""
 
@@ -115,6 +136,7 @@ class ReceiverConfig(_Section):
     commitment: CommitmentConfig = CommitmentConfig()
     mpps: MppsConfig = MppsConfig()
     watch: WatchConfig | None = Field(None, description="none: no folder is watched")
+    stow: StowConfig | None = Field(None, description="none: STOW-RS is not listened for")
     keep_studies_days: float = Field(30.0, gt=0, description="days that a finished study stays in the spool")
 
 

@@ -107,6 +107,9 @@ def run_receiver(config: ApplianceConfig) -> None:
         for name, port in zip(("receiver.port", "receiver-tls.port"), receiver.ports, strict=False):
             durable.write_text(config.run / name, str(port))
         ready = f"receives as {settings.ae_title} on port {' and '.join(map(str, receiver.ports))}"
+        if receiver.stow_port is not None:
+            durable.write_text(config.run / "receiver-stow.port", str(receiver.stow_port))
+            ready += f", STOW-RS on port {receiver.stow_port}"
         process.turn(lambda: FOREVER, ready, alive=lambda: receiver.alive)
 
 

@@ -1,4 +1,4 @@
-"""DICOM over TLS by the BCP 195 profile (PS3.15 B.12): TLS 1.2 and 1.3, forward secrecy, authenticated ciphers."""
+"""TLS by the BCP 195 profile (PS3.15 B.12): versions 1.2 and 1.3, forward secrecy, authenticated ciphers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2; those of TLS 1.3 are all of this kind."""
 
 
-def server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
+def server_context(
+    certificate: Path, key: Path, client_ca: Path | None, setting: str = "receiver.tls"
+) -> ssl.SSLContext:
     """For accepted connections. client_ca: the authorities whose certificates senders must show; None: none asked for.
 
-    ConfigError where a file is missing, or certificate and key don't belong together.
+    setting: where the files are named. ConfigError where one is missing, or certificate and key don't belong together.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    with _files(f"receiver.tls: {certificate.name}, {key.name} or the list of authorities"):
+    with _files(f"{setting}: {certificate.name}, {key.name} or the list of authorities"):
         context.load_cert_chain(certificate, key)
         if client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED

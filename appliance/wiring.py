@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from appliance.association import Peer
     from appliance.intake.control_services import CommitmentService, StepService
     from appliance.intake.side_doors import SideDoorSettings
+    from appliance.intake.stow.service import StowSettings
     from appliance.intake.wire.service import Listener
     from appliance.reconciliation.reconciler import Reconciler, Source
     from appliance.reconciliation.web import OwnReceiver
@@ -81,14 +82,36 @@ def step_service(config: ApplianceConfig, stack: ExitStack) -> StepService | Non
 
 
 def side_doors(config: ApplianceConfig) -> SideDoorSettings:
-    """Imports are always possible; a folder is watched where the configuration names one."""
+    """Imports are always possible; a folder is watched and STOW-RS listened for where the configuration says so."""
     from appliance.intake.side_doors import SideDoorSettings, Watch
     from appliance.intake.watched import AfterImport
 
-    watch = config.receiver.watch
-    if watch is None:
-        return SideDoorSettings(config.run)
-    return SideDoorSettings(config.run, Watch(watch.folder, AfterImport(watch.after), watch.settle_s, watch.max_files))
+    told = config.receiver.watch
+    watch = Watch(told.folder, AfterImport(told.after), told.settle_s, told.max_files) if told is not None else None
+    return SideDoorSettings(config.run, watch, stow(config))
+
+
+def stow(config: ApplianceConfig) -> StowSettings | None:
+    """STOW-RS, where it is listened for. ConfigError where its TLS files can't be used."""
+    from appliance.intake.stow.service import StowSettings
+    from appliance.intake.wire.service import Listener
+
+    receiver, told = config.receiver, config.receiver.stow
+    if told is None:
+        return None
+    tls, setting = told.tls, "receiver.stow.tls"
+    context = server_context(tls.certificate, tls.key, tls.client_ca, setting) if tls is not None else None
+    return StowSettings(
+        Listener(told.host, told.port, context),
+        sender=told.sender_name,
+        connections=told.connections,
+        idle_s=told.idle_s,
+        pause_s=told.pause_s,
+        max_part_bytes=told.max_part_bytes,
+        most_parts=told.max_parts,
+        connections_per_minute=receiver.connections_per_minute,
+        addresses=receiver.addresses,
+    )
 
 
 def reconciler(

@@ -216,6 +216,7 @@ receiver:
   #   certificate: /etc/onescan/dicom.crt
   #   key: /etc/onescan/dicom.key
   #   client_ca: /etc/onescan/scanners-ca.crt
+  # stow: {port: 8043}        # STOW-RS, for gateways that speak DICOMweb; docs/other-ways-in.md has its settings
 
 pacs:                         # where results go; leave the list empty to read them on the box
   - name: main

@@ -1,7 +1,7 @@
 """The front door: DICOM instances in, complete studies out.
 
-In: C-STORE, C-ECHO, MPPS, Storage Commitment from scanners and PACS. Out: one durable file per instance in the spool,
-its row in the intake ledger, and, once a study is judged complete, a hand-over row that the analyser takes up.
+In: C-STORE, C-ECHO, MPPS, Storage Commitment, STOW-RS from scanners and PACS. Out: one durable file per instance in the
+spool, its row in the intake ledger, and, once a study is judged complete, a hand-over row that the analyser takes up.
 
     receiver.py   the DICOM service; answers success only when file and row are durable
     senders.py    who sends, and what went wrong with it, for field engineers
@@ -17,7 +17,7 @@ its row in the intake ledger, and, once a study is judged complete, a hand-over 
     control.py    data sets of requests that store nothing, bounded; control_services.py: those services together
     calling.py    associations of ours to senders
     door.py       the same storing for what does not come by C-STORE; part10.py reads files' meta information (sans-IO);
-                  hatch.py takes imports, watched.py a folder's files; side_doors.py: those together
+                  hatch.py takes imports, watched.py a folder's files, stow/ HTTP; side_doors.py: those together
     spool.py      the files
     ledger.py     the port to the journal, implemented by `appliance.storage.intake_journal`
     role.py       all of these together, with threads: start(), stop()

@@ -7,6 +7,7 @@ from core.errors import OneScanError
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 DATA_SET_MISMATCH = 0xA900
+STUDY_MISMATCH = 0xA901
 CANNOT_UNDERSTAND = 0xC000
 """The C000 range is ours to divide; the low bits tell a field engineer what was wrong."""
 TRUNCATED = 0xC001

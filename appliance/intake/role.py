@@ -134,6 +134,11 @@ class ReceiverRole:
         return self._receiver.ports
 
     @property
+    def stow_port(self) -> int | None:
+        """The TCP port of STOW-RS; None where it is not listened for."""
+        return self._side_doors.stow.port if self._side_doors.stow is not None else None
+
+    @property
     def alive(self) -> bool:
         """True while both the service and the assembly thread work: what a watchdog asks."""
         parts = (self._worker, self._receiver, self._control, self._side_doors)

@@ -1,4 +1,4 @@
-"""The ways in beside the DICOM port, together, from `start` to `stop`: the hatch for imports, the watched folder."""
+"""The ways in beside the DICOM port, together, from `start` to `stop`: imports, the watched folder, STOW-RS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from appliance.intake.door import Door
 from appliance.intake.hatch import Hatch
+from appliance.intake.stow.service import StowService, StowSettings
 from appliance.intake.watched import AfterImport, WatchedFolder
 from appliance.ports import Clock
 from appliance.worker import Worker
@@ -24,10 +25,11 @@ class Watch:
 
 @dataclass(frozen=True)
 class SideDoorSettings:
-    """hatch: the folder of the socket; None: no imports. watch: None: no folder is watched."""
+    """hatch: the folder of the socket; None: no imports. watch, stow: None: not wanted."""
 
     hatch: Path | None = None
     watch: Watch | None = None
+    stow: StowSettings | None = None
 
 
 class SideDoors:
@@ -35,7 +37,7 @@ class SideDoors:
 
     def __init__(self, settings: SideDoorSettings, door: Door, clock: Clock, max_dataset_bytes: int) -> None:
         self._stopping = False
-        self._doors: list[Hatch | Worker] = []
+        self._doors: list[Hatch | Worker | StowService] = []
         if settings.hatch is not None:
             self._doors.append(Hatch(settings.hatch, door, max_dataset_bytes, lambda: self._stopping))
         if (watch := settings.watch) is not None:
@@ -50,6 +52,9 @@ class SideDoors:
                 max_file_bytes=max_dataset_bytes,
             )
             self._doors.append(Worker("watched folder", folder.step))
+        self.stow = StowService(settings.stow, door, clock.monotonic) if settings.stow is not None else None
+        if self.stow is not None:
+            self._doors.append(self.stow)
 
     @property
     def alive(self) -> bool:

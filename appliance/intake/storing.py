@@ -1,7 +1,7 @@
 """One instance: examined, written, recorded. What this returns from without an exception may be answered with success.
 
 1. room            below the free-space watermark nothing new is taken
-2. examine         whole, and what the request says (`examine.py`)
+2. examine         whole, and what the request says (`examine.py`), of its study
 3. known content   the same SOP Instance UID and content: nothing to do. Another content of it: kept as evidence,
                    reported, never analysed in place of the first
 4. spool           the file is durable
@@ -19,6 +19,7 @@ from appliance.intake.assembly import Assembly
 from appliance.intake.examine import examine
 from appliance.intake.facts import InstanceFacts
 from appliance.intake.ledger import Arrival, IntakeLedger, KnownContent
+from appliance.intake.refusal import STUDY_MISMATCH, InstanceRefused
 from appliance.intake.spool import Spool, file_meta
 from appliance.ports import Clock
 from core.errors import StorageFull
@@ -29,7 +30,10 @@ _STRIPES = 64
 
 @dataclass(frozen=True)
 class StoreRequest:
-    """A C-STORE request as it came. association: who brings it. dataset: as encoded by the sender; sha256: of it."""
+    """A C-STORE request as it came. association: who brings it. dataset: as encoded by the sender; sha256: of it.
+
+    study_uid: the study that it has to be of; "" where the way in does not say.
+    """
 
     association: Hashable
     sender: str
@@ -38,6 +42,7 @@ class StoreRequest:
     transfer_syntax: str
     dataset: bytes | memoryview
     sha256: str
+    study_uid: str = ""
 
 
 class Storing:
@@ -72,6 +77,12 @@ class Storing:
         facts = examine(  # 2
             request.dataset, request.transfer_syntax, request.sop_class_uid, request.sop_instance_uid
         )
+        if request.study_uid not in ("", facts.study_uid):
+            raise InstanceRefused(
+                STUDY_MISMATCH,
+                "the data set is not of the study that the request is for",
+                remedy="Send every study to its own address, or to the one that takes all of them.",
+            )
         sha256 = request.sha256
         with self._stripes[hash(facts.sop_instance_uid) % _STRIPES]:  # the same UID on two associations at once
             known = self._ledger.contents_of(facts.sop_instance_uid)

@@ -52,7 +52,7 @@ class Service:
     def start(self, *listeners: Listener) -> None:
         """Listen. OSError where a port is taken or may not be used; its `filename` says which."""
         with contextlib.ExitStack() as opened:
-            listening = {opened.enter_context(_listening(one)): one.tls for one in listeners}
+            listening = {opened.enter_context(open_listener(one)): one.tls for one in listeners}
             opened.pop_all()
         self.ports = tuple(int(one.getsockname()[1]) for one in listening)
         self._listener = threading.Thread(target=self._listen, args=(listening,), name="dicom-listener", daemon=True)
@@ -157,7 +157,8 @@ class Service:
         return ""
 
 
-def _listening(where: Listener) -> socket.socket:
+def open_listener(where: Listener) -> socket.socket:
+    """A socket that listens. OSError, its `filename` says where."""
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     try:
         return socket.create_server((where.host, where.port), family=family, backlog=_BACKLOG)
