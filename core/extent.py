@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -37,9 +36,10 @@ class _Window(io.RawIOBase):
 
     def __init__(self, path: Path, offset: int, size: int | None) -> None:
         super().__init__()
-        self._fd = os.open(path, os.O_RDONLY)
+        self.name = str(path)  # pydicom asks every file for it
+        self._file = path.open("rb", buffering=0)
         self._offset, self._at = offset, 0
-        there = max(0, os.fstat(self._fd).st_size - offset)
+        there = max(0, self._file.seek(0, io.SEEK_END) - offset)
         self._size = there if size is None else min(size, there)
 
     def readable(self) -> bool:
@@ -60,11 +60,14 @@ class _Window(io.RawIOBase):
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         room = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
-        count = os.preadv(self._fd, [room], self._offset + self._at) if room else 0
+        if not room:
+            return 0
+        self._file.seek(self._offset + self._at)
+        count = self._file.readinto(room) or 0
         self._at += count
         return count
 
     def close(self) -> None:
         if not self.closed:
-            os.close(self._fd)
+            self._file.close()
         super().close()

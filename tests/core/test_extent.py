@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,3 +51,16 @@ def test_there_is_nothing_before_the_beginning(file: Path) -> None:
 def test_an_absent_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Extent(tmp_path / "gone", 1, 1).read()
+
+
+def test_pydicom_reads_an_object_out_of_a_longer_file(tmp_path: Path) -> None:
+    ds = pydicom.Dataset()
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = pydicom.uid.CTImageStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = "2.25.7"
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
+    (tmp_path / "log").write_bytes(b"before" + buffer.getvalue() + b"behind")
+    with Extent(tmp_path / "log", 6, len(buffer.getvalue())).open() as file:
+        assert pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID == "2.25.7"
