@@ -66,7 +66,7 @@ def test_a_study_in_many_requests_is_one_study(tmp_path: Path) -> None:
             assert post(stand, multipart([part10(ds) for ds in series[at : at + 3]]))[0] == 200
         ((_, handover),) = wait_for(lambda: stand.reader.handovers_after(0))
         assert (handover.complete_by, len(handover.instances)) == ("geometry", 12)
-        assert read_senders(tmp_path / "senders.json")[0].associations == 1
+    assert read_senders(tmp_path / "senders.json")[0].associations == 1
 
 
 @pytest.mark.parametrize("kill_after", [1, 12])
