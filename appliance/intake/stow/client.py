@@ -96,6 +96,7 @@ class Client:
         outcome = Outcome()
         try:
             with self._service.visits.request(self._peer) as visit:
+                self._more_time()
                 while not isinstance(event := self._next(), StoreEnds):
                     assert isinstance(event, Part)
                     self._store(visit, begins.request, event, outcome)

@@ -100,15 +100,31 @@ def test_an_honest_client_may_take_longer_than_the_idle_time(tmp_path: Path) -> 
         assert (status, len(instances(module))) == (200, 60)
 
 
+def test_the_time_that_storing_takes_is_not_the_clients(tmp_path: Path) -> None:
+    first, second = part10(ct_slice()), part10(ct_slice(index=1))
+    body = multipart([first, second])
+    at = len(body) - len(second)
+    with box(tmp_path, settings=QUICK) as stand, connect(stand) as connection:
+        connection.sendall(head_of(len(body)))
+        wait_for(lambda: stand.role._assembly._associations)
+        with stand.role._lock:  # as a slow disk would
+            connection.sendall(body[:at])
+            time.sleep(1.2)
+        wait_for(stand.files)
+        time.sleep(0.1)
+        connection.sendall(body[at:])
+        assert said(connection)[0] == 200
+
+
 @pytest.mark.parametrize("as_chunks", [False, True], ids=["length", "chunked"])
 def test_an_instance_that_is_too_long_ends_the_request_and_what_came_before_is_named(
     tmp_path: Path, as_chunks: bool
 ) -> None:
     first, after = ct_slice(), ct_slice(index=2)
-    body = multipart([part10(first), part10(ct_slice(index=1), bytes(4 << 20)), part10(after)])
+    body = multipart([part10(first), part10(ct_slice(index=1), bytes(48 << 20)), part10(after)])
     with box(tmp_path, settings={"max_part_bytes": 1 << 20}) as stand, connect(stand) as connection:
         sent = head_of(None) + chunked(body) if as_chunks else head_of(len(body)) + body
-        threading.Thread(target=_sends, args=(connection, sent), daemon=True).start()
+        connection.sendall(sent)  # all of it, before it listens
         status, headers, module = said(connection)
         assert (status, headers["connection"], instances(module)) == (413, "close", [first.SOPInstanceUID])
         assert len(stand.files()) == 1

@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 from appliance import wiring
 from appliance.cli import app
 from appliance.config import parse
+from appliance.identity.keys import IdentityFolder
+from appliance.identity.pseudonyms import ensure_site_key
 from appliance.intake.part10 import read_meta
 from appliance.intake.senders import read as read_senders
 from appliance.tls import server_context
@@ -294,11 +296,20 @@ def test_a_port_that_is_taken_says_so(tmp_path: Path) -> None:
         assert "receiver.stow.port" in refused.value.remedy()
 
 
-def test_the_command_shows_it(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    with box(tmp_path) as stand:
-        assert post(stand, multipart([part10(ct_slice())]))[0] == 200
-    (tmp_path / "senders.json").rename(tmp_path / "run" / "senders.json")
+def test_the_receiver_role_listens_as_configured_and_the_command_shows_who_came(tmp_path: Path) -> None:
+    ensure_site_key(IdentityFolder(tmp_path / "identity"))
     config = tmp_path / "appliance.yaml"
-    config.write_text(json.dumps({**CONFIG, "state": str(tmp_path)}))
-    assert "STOW-RS" in CliRunner().invoke(app, ["senders", "--config", str(config)]).output
+    stow = {"host": "127.0.0.1", "port": 0, "sender_name": "GATEWAY 7"}
+    receiver = {"host": "127.0.0.1", "port": 0, "min_free_bytes": 0, "stow": stow}
+    config.write_text(json.dumps({**CONFIG, "state": str(tmp_path), "receiver": receiver}))  # YAML, as all JSON is
+    command = [sys.executable, "-m", "appliance.cli", "run", "receiver", "--config", str(config)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        at = tmp_path / "run" / "receiver-stow.port"
+        wait_for(lambda: process.poll() is not None or (at.exists() and at.read_text()))
+        assert post(int(at.read_text()), multipart([part10(ct_slice())]))[0] == 200
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+    assert "GATEWAY 7" in CliRunner().invoke(app, ["senders", "--config", str(config)]).output
