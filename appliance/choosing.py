@@ -9,7 +9,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from appliance.imaging.header import ImageHeader, read_header
+from appliance.imaging.header import ImageHeader, read_headers
 from appliance.imaging.select import Chosen, Selection, select
 from appliance.ports import StoredInstance
 from core.errors import InputRefused
@@ -64,7 +64,7 @@ def choose(instances: Sequence[StoredInstance], rules: SeriesRules = USUAL) -> C
     """
     headers: Sequence[ImageHeader] = ()
     try:
-        headers = [read_header(instance.extent) for instance in instances]
+        headers = [header for instance in instances for header in read_headers(instance.extent)]
         selection = select(headers, asked=rules.asked, looked_for=rules.looked_for)
         if not selection.series:
             raise InputRefused(selection.reason or Reason.NO_CT, selection.detail)

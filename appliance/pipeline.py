@@ -137,7 +137,7 @@ def read_series(desk: Desk, series: ChosenSeries, spent_s: float = 0.0) -> Part:
     except InputRefused as refusal:
         return Part(series, unanswered(refusal.reason, refusal.detail).answers)
     analysis = analyse(desk, series, volume, spent_s)
-    images = [SourceImage(header.extent) for header in series.headers]
+    images = [SourceImage(header.extent, header.frame) for header in series.headers]
     shown = keep(volume, images, analysis.answers, analysis.masks, series.cancers)
     return Part(series, analysis.answers, shown, analysis.timings_s)
 

@@ -8,7 +8,8 @@ result will state. No network, no clock, no state.
     stack.py     do these slices make a regular grid? if not, why not
     serving.py   the table of questions: does a series serve for a cancer?
     select.py    for each cancer the series that serves best, or why none does
-    decode.py    one image to HU
+    pixels.py    where the pixels of a slice are in its file
+    decode.py    one slice to HU
     volume.py    the chosen series to a volume
 
 Called by `appliance.pipeline` only.

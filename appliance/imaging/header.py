@@ -11,6 +11,7 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset
 
+from appliance.multiframe import AGENTS, MULTI_FRAME, PER_FRAME, SHARED, frames_of, is_whole
 from core.errors import InputRefused
 from core.extent import Extent
 from core.finding import Reason
@@ -19,7 +20,6 @@ Vector = tuple[float, float, float]
 Orientation = tuple[float, float, float, float, float, float]
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
-ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 _DAYS_PER = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
 
 _KEYWORDS = [
@@ -30,18 +30,23 @@ _KEYWORDS = [
     *("ImageOrientationPatient", "FrameOfReferenceUID", "SamplesPerPixel", "PhotometricInterpretation"),
     *("NumberOfFrames", "Rows", "Columns", "PixelSpacing", "BitsAllocated", "BitsStored", "PixelRepresentation"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType"),
+    *(SHARED, PER_FRAME, AGENTS),
 ]
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """One image. None or "" where an attribute is absent or empty.
+    """One image, or a frame of one. None or "" where an attribute is absent or empty.
 
+    pixels_at: where in the file the element Pixel Data begins. frames: of the stored object. frame: which of them this
+    is, from 1; None: the object itself.
     position: of the centre of the first pixel, mm LPS. orientation: row then column direction cosines.
     pixel_spacing_mm: between rows, between columns. image_type, kernel: upper case. patient_*: never in a repr or log.
     """
 
     extent: Extent
+    pixels_at: int
+    frame: int | None
     sop_instance_uid: str = field(repr=False)
     sop_class_uid: str
     study_uid: str = field(repr=False)
@@ -81,21 +86,35 @@ class ImageHeader:
     issuer_of_patient_id: str = field(default="", repr=False)
 
 
-def read_header(extent: Extent) -> ImageHeader:
-    """The header of a Part 10 file. InputRefused(UNREADABLE) where it is none or its values are broken."""
+def read_headers(extent: Extent) -> tuple[ImageHeader, ...]:
+    """The header of a Part 10 file; of a multi-frame image, those of its frames, as if each were an image of its own.
+
+    A multi-frame image that does not tell its frames apart is one header. InputRefused(UNREADABLE) where it is no such
+    file or its values are broken.
+    """
     try:
         with extent.open() as file:
             ds = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_KEYWORDS)
-            return _header(extent, ds)
+            at = file.tell()
+        if _text(ds, "SOPClassUID") not in MULTI_FRAME or not is_whole(ds):
+            return (_header(extent, at, ds, None),)
+        return tuple(_header(extent, at, frame, number) for number, frame in enumerate(frames_of(ds), start=1))
     except Exception as error:
         # pydicom raises what its parser happens to hit; all of it means the same to us
         raise InputRefused(Reason.UNREADABLE, f"a header can't be read ({type(error).__name__})") from error
 
 
-def _header(extent: Extent, ds: Dataset) -> ImageHeader:
+def read_header(extent: Extent) -> ImageHeader:
+    """The header of a file that is one image, or of its first frame."""
+    return read_headers(extent)[0]
+
+
+def _header(extent: Extent, pixels_at: int, ds: Dataset, frame: int | None) -> ImageHeader:
     signed = _integer(ds, "PixelRepresentation") == 1
     return ImageHeader(
         extent=extent,
+        pixels_at=pixels_at,
+        frame=frame,
         sop_instance_uid=_text(ds, "SOPInstanceUID"),
         sop_class_uid=_text(ds, "SOPClassUID"),
         study_uid=_text(ds, "StudyInstanceUID"),

@@ -13,9 +13,10 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from appliance.imaging.header import CT_IMAGE, ENHANCED_CT, ImageHeader
+from appliance.imaging.header import CT_IMAGE, ImageHeader
 from appliance.imaging.serving import Refusal, kernel_of, unserved
 from appliance.imaging.stack import Stack, StackRules, make_stack
+from appliance.multiframe import MULTI_FRAME
 from core.errors import InputRefused
 from core.finding import Cancer, Reason
 from core.requirement import DEFAULTS, Requirement
@@ -25,6 +26,7 @@ _PREFERRED_SPACING_MM = 2.0
 _LOCALIZER = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SCANO"})
 _PROCESSED = frozenset(
     {"MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "PROJECTION", "VRT", "VOLUME RENDERING", "SUBTRACTION"}
+    | {"MAXIMUM", "MINIMUM", "STD_DEVIATION", "DIVISION", "MULTIPLICATION"}  # derived pixel contrast, PS3.3 C.8.16.1.4
     | {"SCREEN SAVE", "SCREENSHOT", "PERFUSION", "OVERLAY", "BONE REMOVAL", "CSA MPR RGB"}
 )
 _HU = frozenset({"", "HU", "US"})  # US: unspecified; spectral maps say Z_EFF, MGML, HU_MOD ...
@@ -168,19 +170,19 @@ IMAGES: tuple[ImageQuestion, ...] = (
     (Reason.UNREADABLE, "no rescale to HU in the header", lambda h: not h.rescale_slope or h.rescale_intercept is None),
     (
         Reason.UNREADABLE,
-        "not single-frame MONOCHROME2 images",
-        lambda h: h.frames != 1 or h.samples_per_pixel != 1 or h.photometric != "MONOCHROME2",
+        "not MONOCHROME2 images",
+        lambda h: h.samples_per_pixel != 1 or h.photometric != "MONOCHROME2",
     ),
 )
 
 
 def _slices(images: Sequence[ImageHeader]) -> list[ImageHeader]:
     """The images of a series that may be slices of a volume. InputRefused where none is."""
-    ct = [h for h in images if h.sop_class_uid == CT_IMAGE and h.modality == "CT"]
+    ct = [h for h in images if h.sop_class_uid in {CT_IMAGE, *MULTI_FRAME} and h.modality == "CT"]
     if not ct:
-        if any(h.sop_class_uid == ENHANCED_CT for h in images):
-            raise InputRefused(Reason.NO_AXIAL_SERIES, "multi-frame Enhanced CT is kept, but not read yet")
         raise InputRefused(Reason.NO_CT, "no CT images in the series")
+    if any(h.frame is None and (h.frames != 1 or h.sop_class_uid in MULTI_FRAME) for h in ct):
+        raise InputRefused(Reason.UNREADABLE, "a multi-frame image without a functional group for each frame")
     slices = [h for h in ct if not _LOCALIZER & set(h.image_type) and h.orientation is not None]
     if not slices:
         raise InputRefused(Reason.NO_AXIAL_SERIES, "a localizer, or images without orientation")

@@ -88,7 +88,7 @@ def _common_axes(headers: Sequence[ImageHeader], rules: StackRules) -> tuple[Flo
     if len(grids) > 1 or len(spacings) > 1 or first.pixel_spacing_mm is None:
         raise InputRefused(Reason.MIXED_GEOMETRY, f"{len(grids)} matrix sizes, {len(spacings)} pixel spacings")
     if any(h.orientation is None or h.position is None for h in headers):
-        raise InputRefused(Reason.MIXED_GEOMETRY, "an image without position or orientation")
+        raise InputRefused(Reason.MIXED_GEOMETRY, "an image or frame without position or orientation")
     cosines = np.array([h.orientation for h in headers], dtype=np.float64)
     if np.abs(cosines - cosines[0]).max() > rules.cosine_tolerance:
         raise InputRefused(Reason.MIXED_GEOMETRY, "the slices are not parallel")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from appliance.imaging.decode import Slice, decode_slice
+from appliance.imaging.decode import Slice, SliceDecoder
 from appliance.imaging.header import ImageHeader
 from appliance.imaging.stack import StackRules, make_stack
 from core.errors import InputRefused
@@ -16,7 +16,7 @@ from core.volume import Volume
 
 def build_volume(
     headers: Sequence[ImageHeader],
-    decode: Callable[[ImageHeader], Slice] = decode_slice,
+    decode: Callable[[ImageHeader], Slice] | None = None,
     progress: Callable[[int, int], None] | None = None,
     rules: StackRules | None = None,
 ) -> Volume:
@@ -26,13 +26,14 @@ def build_volume(
     again here: a caller may bring other slices than were selected), lack memory, or can't be decoded.
     """
     stack = make_stack(headers, rules or StackRules())
+    decoded = decode or SliceDecoder()
     shape = stack.geometry.shape
     try:
         hu = np.empty(shape, dtype=np.int16)
     except MemoryError as error:
         raise InputRefused(Reason.MEMORY, f"a volume of {shape[0]}x{shape[1]}x{shape[2]} voxels") from error
     for z, header in enumerate(stack.headers):
-        hu[z] = decode(header)
+        hu[z] = decoded(header)
         if progress is not None:
             progress(z + 1, shape[0])
     return Volume(hu, stack.geometry)

@@ -4,7 +4,9 @@
                than one image; every axial CT series is contiguous and evenly spaced (`stacking.py`); every count that
                is known agrees. The normal case: the study is handed over in the moment of the release.
     count      geometry can't judge (tilt, mixed series, two phases in one series), but a count is known for every axial
-               CT series and agrees; or the study's instances were announced (`announcement.py`) and they are all here.
+               CT series and agrees; or a series is multi-frame, which tells its Number of Frames and is whole as one
+               instance, or in all its parts, while the others pass by geometry; or the study's instances were announced
+               (`announcement.py`) and they are all here.
     quiet      nothing came for the quiet time, which is learned for each sender (`pacing.py`), and no association is at
                this moment bringing the study.
 
@@ -20,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from appliance.intake.announcement import Announcement
 from appliance.intake.facts import InstanceFacts
 from appliance.intake.pacing import Pace, Pacing, QuietTime, Sender
-from appliance.intake.stacking import counts_of, judge_series, series_of
+from appliance.intake.stacking import counts_of, judge_series, series_of, tells_its_frames
 from appliance.ports import CompleteBy
 
 
@@ -227,8 +229,11 @@ def _by_content(study_uid: str, study: _Study) -> Complete | str:
         return short
     obstacle = next((line for s in series.values() if (line := judge_series(s))), "")
     if series and not obstacle:
-        slices = sum(map(len, series.values()))
-        why = f"{len(series)} axial CT series with {slices} slices, contiguous and evenly spaced; association released"
+        slices = sum(facts.frames for one in series.values() for facts in one)
+        what = f"{len(series)} axial CT series with {slices} slices"
+        if multi := sum(map(tells_its_frames, series.values())):
+            return Complete(study_uid, "count", f"{what}, {multi} of them multi-frame and whole; association released")
+        why = f"{what}, contiguous and evenly spaced; association released"
         return Complete(study_uid, "geometry", why)
     if vouched:
         return Complete(study_uid, "count", f"all {len(announced.named())} announced instances are here")

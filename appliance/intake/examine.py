@@ -4,7 +4,7 @@
     2. Study, Series, SOP Class and SOP Instance UID are there and are UIDs
     3. SOP Class and Instance UID are those of the request
     4. an image has its Pixel Data: native, at least Rows x Columns x Samples x Bits Allocated x Frames;
-       encapsulated, at least one fragment, closed by a sequence delimiter
+       encapsulated, at least one fragment a frame, closed by a sequence delimiter
 
 Pure: bytes in, facts out, `InstanceRefused` otherwise.
 """
@@ -15,7 +15,7 @@ import math
 import struct
 
 from appliance.intake.elements import Walked, walk
-from appliance.intake.facts import CT_IMAGE, ENHANCED_CT, InstanceFacts, Orientation, Vector
+from appliance.intake.facts import CT_IMAGE, MULTI_FRAME_CT, InstanceFacts, Orientation, Vector
 from appliance.intake.refusal import (
     CANNOT_UNDERSTAND,
     DATA_SET_MISMATCH,
@@ -27,12 +27,13 @@ from appliance.intake.uids import IMPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED, is_ui
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _NATIVE = frozenset(UNCOMPRESSED)
-_IMAGES = frozenset({CT_IMAGE, ENHANCED_CT, SECONDARY_CAPTURE})
+_IMAGES = frozenset({CT_IMAGE, *MULTI_FRAME_CT, SECONDARY_CAPTURE})
 
 IMAGE_TYPE, SOP_CLASS_UID, SOP_INSTANCE_UID, MODALITY = 0x00080008, 0x00080016, 0x00080018, 0x00080060
 SLICE_THICKNESS, GANTRY_TILT = 0x00180050, 0x00181120
 STUDY_UID, SERIES_UID, ACQUISITION_NUMBER = 0x0020000D, 0x0020000E, 0x00200012
 IMAGE_POSITION, IMAGE_ORIENTATION, IMAGES_IN_ACQUISITION = 0x00200032, 0x00200037, 0x00201002
+CONCATENATION_UID, PART_NUMBER, PARTS = 0x00209161, 0x00209162, 0x00209163
 SAMPLES_PER_PIXEL, NUMBER_OF_FRAMES, ROWS, COLUMNS = 0x00280002, 0x00280008, 0x00280010, 0x00280011
 PIXEL_SPACING, BITS_ALLOCATED = 0x00280030, 0x00280100
 
@@ -40,6 +41,7 @@ WANTED = frozenset(
     {
         *(IMAGE_TYPE, SOP_CLASS_UID, SOP_INSTANCE_UID, MODALITY, SLICE_THICKNESS, GANTRY_TILT),
         *(STUDY_UID, SERIES_UID, ACQUISITION_NUMBER, IMAGE_POSITION, IMAGE_ORIENTATION, IMAGES_IN_ACQUISITION),
+        *(CONCATENATION_UID, PART_NUMBER, PARTS),
         *(SAMPLES_PER_PIXEL, NUMBER_OF_FRAMES, ROWS, COLUMNS, PIXEL_SPACING, BITS_ALLOCATED),
     }
 )
@@ -68,6 +70,9 @@ def examine(
         acquisition_number=_integer(values, ACQUISITION_NUMBER),
         images_in_acquisition=_integer(values, IMAGES_IN_ACQUISITION),
         frames=_frames(values),
+        concatenation=_text(values, CONCATENATION_UID),
+        part=_short(values, PART_NUMBER),
+        parts=_short(values, PARTS),
     )
     if (facts.sop_class_uid, facts.sop_instance_uid) != (sop_class_uid, sop_instance_uid):  # 3
         raise InstanceRefused(DATA_SET_MISMATCH, "SOP Class or Instance UID of the data set are not the request's")
@@ -81,8 +86,10 @@ def _check_pixels(walked: Walked, facts: InstanceFacts, transfer_syntax: str) ->
     if pixels is None:
         raise InstanceRefused(PIXEL_DATA_LENGTH, "an image without Pixel Data")
     if transfer_syntax not in _NATIVE:
-        if not pixels.encapsulated or not pixels.fragments or not pixels.length:
-            raise InstanceRefused(PIXEL_DATA_LENGTH, "compressed Pixel Data without a fragment")
+        if not pixels.encapsulated or pixels.fragments < facts.frames or not pixels.length:
+            raise InstanceRefused(
+                PIXEL_DATA_LENGTH, f"{pixels.fragments} fragments of compressed Pixel Data for {facts.frames} frames"
+            )
         return
     bits = _short(walked.values, BITS_ALLOCATED)
     samples = _short(walked.values, SAMPLES_PER_PIXEL) or 1

@@ -11,6 +11,8 @@ Orientation = tuple[float, float, float, float, float, float]
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
+LEGACY_CONVERTED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
+MULTI_FRAME_CT = frozenset({ENHANCED_CT, LEGACY_CONVERTED_CT})
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class InstanceFacts:
 
     position: Image Position (Patient), mm LPS. orientation: row then column direction cosines. spacing_mm: Pixel
     Spacing (rows, columns). thickness_mm: Slice Thickness. tilt_degrees: Gantry/Detector Tilt.
-    images_in_acquisition: (0020,1002).
+    images_in_acquisition: (0020,1002). frames: of a multi-frame image; where it is cut into several objects,
+    concatenation is what these have in common, part which of them this is, parts how many there are (C.7.6.16.1.3).
     """
 
     sop_instance_uid: str
@@ -38,6 +41,9 @@ class InstanceFacts:
     acquisition_number: int | None = None
     images_in_acquisition: int | None = None
     frames: int = 1
+    concatenation: str = ""
+    part: int | None = None
+    parts: int | None = None
 
     def to_json(self) -> str:
         """One line of JSON for the ledger."""

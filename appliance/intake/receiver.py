@@ -17,7 +17,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from appliance.intake.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, encoded_report, event_type
 from appliance.intake.commitments import Commitments
 from appliance.intake.control import Asker, RequestRefused, Status
-from appliance.intake.facts import CT_IMAGE, ENHANCED_CT
+from appliance.intake.facts import CT_IMAGE, ENHANCED_CT, LEGACY_CONVERTED_CT
 from appliance.intake.procedure_step import PROCEDURE_STEP, ProcedureSteps
 from appliance.intake.refusal import OUT_OF_RESOURCES, PROCESSING_FAILURE, SUCCESS, InstanceRefused
 from appliance.intake.senders import Senders
@@ -45,6 +45,7 @@ VERIFICATION = "1.2.840.10008.1.1"
 SOP_CLASSES: dict[str, str] = {
     CT_IMAGE: "CT Image Storage",
     ENHANCED_CT: "Enhanced CT Image Storage",
+    LEGACY_CONVERTED_CT: "Legacy Converted Enhanced CT Image Storage",
     "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture Image Storage",
     "1.2.840.10008.5.1.4.1.1.88.67": "X-Ray Radiation Dose SR Storage",
 }

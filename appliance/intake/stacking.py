@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from appliance.intake.facts import CT_IMAGE, ENHANCED_CT, InstanceFacts, Orientation, Vector
+from appliance.intake.facts import CT_IMAGE, MULTI_FRAME_CT, InstanceFacts, Orientation, Vector
 
 MIN_SLICES = 3
 _AXIAL_COSINE = math.cos(math.radians(30))  # a tilted gantry (at most 30 degrees) still makes an axial series
@@ -36,7 +36,7 @@ def series_of(instances: Iterable[InstanceFacts]) -> dict[str, list[InstanceFact
     """The axial CT series by UID. Localizers, dose objects, captures and other planes don't hold a study up."""
     series: dict[str, list[InstanceFacts]] = defaultdict(list)
     for facts in instances:
-        if facts.sop_class_uid == ENHANCED_CT or _is_axial_slice(facts):
+        if _is_multi_frame(facts) or _is_axial_slice(facts):
             series[facts.series_uid].append(facts)
     return dict(series)
 
@@ -50,16 +50,17 @@ def counts_of(series: Sequence[InstanceFacts]) -> Counts:
     for images in acquisitions.values():
         expected = max((f.images_in_acquisition or 0 for f in images), default=0)
         known = known and expected > 0
-        if len(images) < expected:
-            return Counts(known, f"{len(images)} of {expected} images of an acquisition are here")
+        here = sum(f.frames for f in images)
+        if here < expected:
+            return Counts(known, f"{here} of {expected} images of an acquisition are here")
     return Counts(known, "")
 
 
 def judge_series(series: Sequence[InstanceFacts]) -> str:
     """What stands against calling the series a stack without gaps; "" if nothing does."""
+    if any(map(_is_multi_frame, series)):
+        return _judge_multi_frame(series)
     first = series[0]
-    if any(f.sop_class_uid == ENHANCED_CT for f in series):
-        return "a multi-frame series tells its slices per frame"
     if len(series) < MIN_SLICES:
         return f"a series of {len(series)} slices is too short to judge"
     orientation = first.orientation
@@ -80,6 +81,33 @@ def judge_series(series: Sequence[InstanceFacts]) -> str:
     if not thickness or spacing > _GAP * max(thickness):
         return "a series has gaps between its slices"
     return ""
+
+
+def tells_its_frames(series: Sequence[InstanceFacts]) -> bool:
+    """Whether Number of Frames, and not the place of its slices, tells that a series is whole."""
+    return any(map(_is_multi_frame, series))
+
+
+def _judge_multi_frame(series: Sequence[InstanceFacts]) -> str:
+    """A multi-frame image has all its frames, or it would not have been taken; only parts of one can be missing."""
+    if not all(map(_is_multi_frame, series)):
+        return "a series mixes multi-frame images and single slices"
+    together: dict[str, list[InstanceFacts]] = defaultdict(list)
+    for facts in series:
+        if facts.concatenation:
+            together[facts.concatenation].append(facts)
+    for parts in together.values():
+        expected = max(f.parts or 0 for f in parts)
+        if not expected:
+            return "a multi-frame image in parts does not say how many there are"
+        here = len({f.part for f in parts})
+        if here < expected:
+            return f"{here} of {expected} parts of a multi-frame image are here"
+    return ""
+
+
+def _is_multi_frame(facts: InstanceFacts) -> bool:
+    return facts.sop_class_uid in MULTI_FRAME_CT and not _NOT_A_SLICE & set(facts.image_type)
 
 
 def _is_axial_slice(facts: InstanceFacts) -> bool:

@@ -52,15 +52,17 @@ def build_key_image(
     image.ImageComments = caution(context, [answer])
     stamp(image, context, header)
     image.DateOfSecondaryCapture, image.TimeOfSecondaryCapture = image.ContentDate, image.ContentTime
-    _add_source(image, header)
+    _add_source(image, header, series.images[index].frame)
     _add_pixels(image, draw(_scene(context, series, header, answer, lesion, index)))
     return image
 
 
-def _add_source(image: Dataset, header: Dataset) -> None:
+def _add_source(image: Dataset, header: Dataset, frame: int | None) -> None:
     source = Dataset()
     source.ReferencedSOPClassUID = header.SOPClassUID
     source.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    if frame is not None:
+        source.ReferencedFrameNumber = frame
     source.PurposeOfReferenceCodeSequence = DicomSequence([codes.item(codes.SOURCE_IMAGE)])
     image.SourceImageSequence = DicomSequence([source])
     image.DerivationDescription = "Slice with the outline of a lesion that software found"
@@ -103,7 +105,7 @@ def _scene(
         lines=(
             f"Lesion {lesion.label} of {len(answer.lesions)}, score {lesion.score:.2f}",
             f"Size {size(lesion)}",
-            _place(context, header, index, geometry.shape[0]),
+            _place(context, series, header, index),
             f"Position z {height_mm:+.1f} mm",
             "Window {1:.0f}, level {0:.0f} HU".format(*_WINDOW[answer.cancer]),
         ),
@@ -113,8 +115,11 @@ def _scene(
     )
 
 
-def _place(context: ReportContext, header: Dataset, index: int, slices: int) -> str:
+def _place(context: ReportContext, source: SourceSeries, header: Dataset, index: int) -> str:
     """Which slice this is, by the numbers that viewers show."""
-    number, series = header.get("InstanceNumber"), header.get("SeriesNumber")
+    number, series, frame = header.get("InstanceNumber"), header.get("SeriesNumber"), source.images[index].frame
     among = f"Series {series}, slice" if len(context.series) > 1 and series else "Slice"
-    return f"{among} {index + 1} of {slices}" + (f", image {number}" if number else "")
+    place = f"{among} {index + 1} of {len(source.images)}"
+    if frame is not None:
+        return f"{place}, frame {frame}"
+    return f"{place}, image {number}" if number else place

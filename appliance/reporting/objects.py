@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset
 from appliance.reporting.context import Kind, ReportContext, ResultObject, findings
 from appliance.reporting.failure import ReportFailed
 from appliance.reporting.keyimage import build_key_image
-from appliance.reporting.origin import read_header, read_reference, read_sibling_reference
+from appliance.reporting.origin import header_of_frame, read_header, read_reference, read_sibling_reference
 from appliance.reporting.seg import SegmentedOrgan, build_segmentation
-from appliance.reporting.source import KEY_IMAGES, SourceSeries, best_slice
+from appliance.reporting.source import KEY_IMAGES, SourceImage, SourceSeries, best_slice
 from appliance.reporting.sr import build_report
 from core import durable
 from core.extent import Extent
@@ -53,6 +53,7 @@ class _Source:
     def __init__(self, series: SourceSeries) -> None:
         self.series = series
         self._read: dict[int, Dataset] = {}
+        self._objects: dict[Extent, Dataset] = {}  # multi-frame ones: each has many of the slices
         self.first = self[0]
 
     def references(self) -> list[Dataset]:
@@ -61,8 +62,15 @@ class _Source:
 
     def __getitem__(self, index: int) -> Dataset:
         if index not in self._read:
-            self._read[index] = read_header(self.series.images[index].extent)
+            self._read[index] = self._header(self.series.images[index])
         return self._read[index]
+
+    def _header(self, image: SourceImage) -> Dataset:
+        if image.frame is None:
+            return read_header(image.extent)
+        if image.extent not in self._objects:
+            self._objects[image.extent] = read_header(image.extent)
+        return header_of_frame(self._objects[image.extent], image.frame)
 
 
 def _evidence(context: ReportContext, sources: Sequence[_Source]) -> tuple[Dataset, list[Dataset]]:

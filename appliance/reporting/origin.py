@@ -20,6 +20,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from appliance.multiframe import frame_of
 from appliance.reporting import codes
 from appliance.reporting.context import Model, ReportContext, device_uid
 from appliance.reporting.failure import ReportFailed
@@ -50,7 +51,7 @@ _REFERENCE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstan
 _SOP_INSTANCE_UID = 0x00080018
 # What pydicom was seen to raise over damaged headers (bytes changed and cut off at random, thousands of times).
 _UNREADABLE = (
-    OSError, InvalidDicomError, BytesLengthException, ValueError, AttributeError, EOFError, KeyError,
+    OSError, InvalidDicomError, BytesLengthException, ValueError, AttributeError, EOFError, LookupError,
     NotImplementedError, struct.error,
 )  # fmt: skip
 _LONG_STRING = 64
@@ -63,6 +64,15 @@ def read_header(extent: Extent) -> Dataset:
         for name in (*_COPIED, *_LOOKED_AT):  # pydicom converts a value when it is first looked at
             header.get(name)
         return _complete(header)
+
+
+def header_of_frame(header: Dataset, number: int) -> Dataset:
+    """The header of a frame of a multi-frame image as if it were an image of its own, with the image's UIDs."""
+    with _reading():
+        frame = frame_of(header, number)
+        for name in _LOOKED_AT:
+            frame.get(name)
+        return frame
 
 
 def read_reference(extent: Extent) -> Dataset:

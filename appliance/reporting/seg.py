@@ -20,6 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 from appliance.reporting import codes
 from appliance.reporting.alignment import align
 from appliance.reporting.context import ReportContext, object_uid
+from appliance.reporting.frames import refer_to_frames, stand_in
 from appliance.reporting.origin import new_file_meta, stamp
 from appliance.reporting.source import Labels, SourceSeries
 from core.finding import Answer, Cancer, Lesion, Verdict
@@ -66,7 +67,11 @@ def build_segmentation(
     planes = {z: _numbered(plane, segments) for z, plane in sorted(mask.items())}
     slices = [z for z, plane in planes.items() if plane.any()]
     frames = np.stack([align(series.geometry, z, headers[z]).frame(planes[z]) for z in slices])
-    dataset = _encode(context, answer, [_plane(series.geometry, headers[z]) for z in slices], frames, present)
+    sources = {z: _plane(series.geometry, headers[z]) for z in slices}
+    number = {z: frame for z in slices if (frame := series.images[z].frame) is not None}
+    standing_in = {stand_in(sources[z], z + 1): (headers[z], frame) for z, frame in number.items()}
+    dataset = _encode(context, answer, [*sources.values()], frames, present)
+    refer_to_frames(dataset, standing_in)
     stamp(dataset, context, headers[slices[0]])
     return SegmentedOrgan(dataset, segments, str(headers[slices[0]].SeriesInstanceUID))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 SIZE = 64
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -61,6 +61,53 @@ def ct_slice(study: str = "a", series: str = "1", index: int = 0, spacing: float
 def ct_series(count: int, study: str = "a", series: str = "1", **changes: Any) -> list[Dataset]:
     """`count` slices of one series, bottom first."""
     return [ct_slice(study, series, index, **changes) for index in range(count)]
+
+
+def enhanced(slices: Sequence[Dataset], instance: object = "enhanced") -> Dataset:
+    """The same slices as the frames of one Enhanced CT image: spacing and orientation shared, the rest per frame."""
+    first = slices[0]
+    ds = Dataset()
+    for keyword in (
+        *("SpecificCharacterSet", "StudyDate", "Modality", "Manufacturer", "ManufacturerModelName", "PatientName"),
+        *("PatientID", "PatientSex", "PatientAge", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
+        *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
+        *("PixelRepresentation", "SeriesNumber"),
+    ):
+        if keyword in first:
+            setattr(ds, keyword, first[keyword].value)
+    ds.SOPClassUID, ds.SOPInstanceUID = EnhancedCTImageStorage, uid(first.SeriesInstanceUID, instance)
+    ds.ImageType, ds.InstanceNumber, ds.NumberOfFrames = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], 1, len(slices)
+    ds.SharedFunctionalGroupsSequence = [
+        _group(
+            PixelMeasuresSequence={"PixelSpacing": first.PixelSpacing, "SliceThickness": first.SliceThickness},
+            PlaneOrientationSequence={"ImageOrientationPatient": first.ImageOrientationPatient},
+            CTImageFrameTypeSequence={"FrameType": ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]},
+            CTReconstructionSequence={"ConvolutionKernel": first.ConvolutionKernel},
+        )
+    ]
+    ds.PerFrameFunctionalGroupsSequence = [
+        _group(
+            PlanePositionSequence={"ImagePositionPatient": image.ImagePositionPatient},
+            PixelValueTransformationSequence={
+                "RescaleIntercept": image.RescaleIntercept, "RescaleSlope": image.RescaleSlope, "RescaleType": "HU"
+            },
+            FrameContentSequence={"FrameAcquisitionNumber": 1},
+        )
+        for image in slices
+    ]  # fmt: skip
+    ds.PixelData = b"".join(image.PixelData for image in slices)
+    return ds
+
+
+def _group(**macros: Mapping[str, Any]) -> Dataset:
+    """A functional group: each macro is a sequence with one item."""
+    group = Dataset()
+    for macro, values in macros.items():
+        item = Dataset()
+        for keyword, value in values.items():
+            setattr(item, keyword, value)
+        setattr(group, macro, [item])
+    return group
 
 
 def encoded(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:

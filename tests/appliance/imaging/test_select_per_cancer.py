@@ -107,13 +107,6 @@ def test_two_phases_in_one_series_are_several_images_at_one_position(tmp_path: P
     assert {refusal[0] for refusal in selection.without.values()} == {Reason.DUPLICATE_POSITIONS}
 
 
-def test_an_enhanced_multi_frame_image_is_refused_in_words(tmp_path: Path) -> None:
-    enhanced = wide("enhanced", count=1, SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1", NumberOfFrames=1)
-    selection = select(headers_of(tmp_path, enhanced))
-    assert selection.without[Cancer.LUNG][0] is Reason.NO_AXIAL_SERIES
-    assert "Enhanced" in selection.detail
-
-
 def test_requirements_only_tighten() -> None:
     loose = requirements({Cancer.BREAST: Requirement(min_diameter_mm=100.0)})
     assert loose == dict(DEFAULTS)

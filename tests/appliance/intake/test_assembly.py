@@ -42,6 +42,13 @@ def series(count: int, **changes: object) -> list[InstanceFacts]:
     return [fact(i, **changes) for i in range(count)]  # type: ignore[arg-type]
 
 
+def multi_frame(index: int, series: str = "1", **changes: object) -> InstanceFacts:
+    """An Enhanced CT image of 20 frames; with `part`, a part of one."""
+    changes = {"concatenation": "1.1.77", **changes} if "part" in changes else changes
+    told = {"sop_class_uid": ENHANCED_CT, "frames": 20, "position": None, "orientation": None, "spacing_mm": None}
+    return fact(index, series=series, **{**told, **changes})  # type: ignore[arg-type]
+
+
 def deliver(assembly: Assembly, facts: Sequence[InstanceFacts], key: str = "a", now: float = 0.0) -> None:
     """One association that brings `facts` and is released."""
     assembly.association_opened(key, "CT1")
@@ -87,7 +94,12 @@ def test_a_contiguous_series_is_complete_at_the_release_not_before() -> None:
         ("two phases", [*series(6), *[fact(i + 50, position=(-200.0, -100.0, 2.0 * i)) for i in range(6)]], "position"),
         ("two matrices", [*series(6), fact(6, rows=256)], "mixes"),
         ("two slices", series(2), "short"),
-        ("multi-frame", [fact(0, sop_class_uid=ENHANCED_CT), fact(1, sop_class_uid=ENHANCED_CT)], "multi-frame"),
+        ("a part is missing", [multi_frame(0, part=1, parts=3), multi_frame(1, part=3, parts=3)], "2 of 3 parts"),
+        ("parts without number", [multi_frame(0, part=1), multi_frame(1, part=2)], "does not say how many"),
+        ("a part came twice", [multi_frame(n, part=1, parts=2) for n in range(2)], "1 of 2 parts"),
+        ("frames and slices", [*series(6), multi_frame(9)], "mixes multi-frame images and single slices"),
+        ("a gap beside it", [multi_frame(9, series="9"), *series(10)[::2]], "gaps"),
+        ("fewer frames than counted", [multi_frame(0, images_in_acquisition=30)], "20 of 30"),
         ("no axial series", [fact(i, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")) for i in range(3)], "no axial"),
         ("fewer than counted", series(10, images_in_acquisition=12), "10 of 12"),
     ],
@@ -100,6 +112,29 @@ def test_what_geometry_can_not_judge_waits_for_quiet(name: str, facts: list[Inst
     assert isinstance(late, Complete)
     assert late.by == "quiet"
     assert obstacle in late.explanation
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        [multi_frame(0)],
+        [multi_frame(0), multi_frame(1, series="2")],
+        [multi_frame(0, part=2, parts=2), multi_frame(1, part=1, parts=2)],
+        [multi_frame(0, series="2"), *series(10)],
+        [multi_frame(0), multi_frame(1, series="2", image_type=("ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"))],
+    ],
+    ids=["one", "two series", "in parts", "beside slices", "beside its localizer"],
+)
+def test_a_multi_frame_image_is_whole_as_one_instance(facts: list[InstanceFacts]) -> None:
+    complete = outcome(facts)
+    assert isinstance(complete, Complete)
+    assert complete.by == "count"
+    assert "multi-frame and whole" in complete.explanation
+
+
+def test_a_localizer_alone_completes_nothing() -> None:
+    localizer = multi_frame(0, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"))
+    assert isinstance(outcome([localizer]), Waiting)
 
 
 def test_localizer_dose_and_other_planes_do_not_hold_a_study_up() -> None:

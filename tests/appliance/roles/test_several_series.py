@@ -29,7 +29,7 @@ from core.volume import Volume
 from core.wire import result_id
 from engines.cascade import Analysis, PatientContext
 from engines.cascade.cascade import Refused
-from tests.appliance.dicom_samples import ct_series, uid, write_files
+from tests.appliance.dicom_samples import ct_series, enhanced, uid, write_files
 from tests.appliance.reporting.series import ball, lesion
 from tests.appliance.reporting.validators import dciodvfy_errors, pixelmed_sr_errors
 from tests.appliance.roles.test_analyser import NAMES, T0, desk
@@ -251,3 +251,46 @@ def test_one_series_for_all_gives_the_result_id_that_it_always_gave(
     assert '"series"' not in reading.body.model_dump_json(exclude_none=True)
     lung = next(answer for answer in reading.answers if answer.cancer is Cancer.LUNG)
     assert (lung.reason, lung.detail) == (Reason.TOO_THICK, "3 mm between slices, at most 1.5 mm")
+
+
+@pytest.fixture
+def multi_frame(tmp_path: Path) -> list[StoredInstance]:
+    """The same study; the chest as one Enhanced CT image, its frames from head to feet."""
+    chest = ct_series(40, series="chest", spacing=1.25, PixelSpacing=[4.2, 4.2], SeriesNumber=3)
+    abdomen = ct_series(20, series="abdomen", spacing=3.0, PixelSpacing=[6.0, 6.0], SeriesNumber=5)
+    paths = write_files(tmp_path / "in", [*abdomen, enhanced(chest[::-1])])
+    return [StoredInstance("", "", "", "", Extent(path)) for path in paths]
+
+
+def test_objects_refer_to_the_frames_of_a_multi_frame_image(tmp_path: Path, multi_frame: list[StoredInstance]) -> None:
+    reading = read(tmp_path, multi_frame)
+    assert reading.body.slices == 60
+    objects = by_kind(reading, tmp_path)
+    source = pydicom.dcmread(multi_frame[-1].extent.path)
+    seg = next(s for s in objects["seg"] if s.ReferencedSeriesSequence[0].SeriesInstanceUID == CHEST)
+    [instance] = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    whole = (source.SOPClassUID, source.SOPInstanceUID)
+    assert (instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID) == whole
+    for group in seg.PerFrameFunctionalGroupsSequence:
+        [image] = group.DerivationImageSequence[0].SourceImageSequence
+        assert (image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID) == whole
+        frame = source.PerFrameFunctionalGroupsSequence[int(image.ReferencedFrameNumber) - 1]
+        place = frame.PlanePositionSequence[0].ImagePositionPatient
+        assert place == group.PlanePositionSequence[0].ImagePositionPatient
+    references = {i.ReferencedSOPInstanceUID: i for k in objects["keyimage"] for i in k.SourceImageSequence}
+    shown = source.PerFrameFunctionalGroupsSequence[int(references[source.SOPInstanceUID].ReferencedFrameNumber) - 1]
+    assert abs(shown.PlanePositionSequence[0].ImagePositionPatient[2] - 20 * 1.25) < 2.0  # in the middle of the ball
+    assert len(references) == 2
+    [report] = objects["sr"]
+    [evidence] = report.CurrentRequestedProcedureEvidenceSequence
+    listed = {str(s.SeriesInstanceUID): s.ReferencedSOPSequence for s in evidence.ReferencedSeriesSequence}
+    assert [i.ReferencedSOPInstanceUID for i in listed[CHEST]] == [source.SOPInstanceUID]
+    for item in reading.objects:
+        assert dciodvfy_errors(tmp_path / item.path) == [], item.kind
+
+
+def test_a_multi_frame_image_gives_the_same_bytes_again(tmp_path: Path, multi_frame: list[StoredInstance]) -> None:
+    states = (tmp_path / "one", tmp_path / "two")
+    first, second = ({i.path: (s / i.path).read_bytes() for i in read(s, multi_frame).objects} for s in states)
+    assert len(first) == 5
+    assert first == second
