@@ -43,7 +43,7 @@ def writing(path: Path, mode: int = 0o640) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     except OSError as error:
         _discard(temporary)
-        raise _storage_error(path, error) from error
+        raise storage_error(path, error) from error
     except BaseException:
         _discard(temporary)
         raise
@@ -68,7 +68,7 @@ def make_folder(path: Path, mode: int = 0o750) -> Path:
             folder.mkdir(mode=mode, exist_ok=True)
             sync_folder(folder.parent)
     except OSError as error:
-        raise _storage_error(path, error) from error
+        raise storage_error(path, error) from error
     return path
 
 
@@ -81,7 +81,7 @@ def switch_link(link: Path, target: str) -> None:
         sync_folder(link.parent)
     except OSError as error:
         _discard(temporary)
-        raise _storage_error(link, error) from error
+        raise storage_error(link, error) from error
 
 
 def adopt_folder(staged: Path, final: Path) -> None:
@@ -95,7 +95,7 @@ def adopt_folder(staged: Path, final: Path) -> None:
         staged.rename(final)
         sync_folder(final.parent)
     except OSError as error:
-        raise _storage_error(final, error) from error
+        raise storage_error(final, error) from error
 
 
 def remove_tree(path: Path) -> None:
@@ -121,6 +121,7 @@ def _discard(path: Path) -> None:
         path.unlink()
 
 
-def _storage_error(path: Path, error: OSError) -> StorageError:
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """StorageFull where the disk is full, StorageError otherwise."""
     kind = StorageFull if error.errno in _FULL else StorageError
     return kind(f"can't write {path}: {error.strerror or error}")

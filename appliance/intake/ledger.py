@@ -1,7 +1,8 @@
 """The port through which intake writes down what it has: instances, studies, hand-overs.
 
 `appliance.storage.intake_journal.IntakeJournal` is the real one. Every method that changes something is one short
-transaction, durable when it returns; all may be called from any thread.
+transaction, durable when it returns; all may be called from any thread. The exceptions are `record` and `restore`: what
+they write is ordered before every later transaction, but a power cut may take it back, and the spool tells it again.
 """
 
 from __future__ import annotations
@@ -16,26 +17,38 @@ from appliance.ports import CompleteBy, Handover
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where an object lies: a file below the spool (posix form), and `size` bytes of it from `start` on.
+
+    start: None where the file is nothing but the object, as the first release wrote them.
+    """
+
+    file: str
+    start: int | None
+    size: int
+
+
+@dataclass(frozen=True)
 class KnownContent:
     """A content of a SOP Instance UID that was stored before."""
 
     study_uid: str
     sha256: str
-    pruned: bool  # its file was removed after its study was reported
+    pruned: bool  # its bytes were removed after its study was reported
+    place: Place
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """An instance whose file is durable in the spool.
+    """An instance that is durable in the spool.
 
-    sha256: of the data set as received, without file meta. file: below the spool, posix form. sender: calling AE title.
+    sha256: of the data set as received, without file meta. place: of the Part 10 object. sender: calling AE title.
     evidence: another content of a SOP Instance UID of the same study came first; kept, but never analysed.
     """
 
     facts: InstanceFacts
     sha256: str
-    file: str
-    size: int
+    place: Place
     transfer_syntax: str
     sender: str
     at: dt.datetime
@@ -72,7 +85,13 @@ class IntakeLedger(Protocol):
         """Write the row of an instance; its study is RECEIVING again, unless the row is evidence only."""
 
     def restore(self, arrival: Arrival) -> None:
-        """An instance whose file was gone (pruned, as a rule) came again: its file is back."""
+        """An instance whose bytes were gone (pruned, as a rule) came again: they are back."""
+
+    def recorded(self, file: str) -> int:
+        """Bytes of a file of the spool, from its beginning, that rows tell of, pruned ones too."""
+
+    def needs(self, file: str) -> bool:
+        """Whether an instance that is not pruned lies in it."""
 
     def report(self, kind: str, study_uid: str, code: str, at: dt.datetime) -> None:
         """Write down something that the central team may want to know."""
@@ -93,4 +112,4 @@ class IntakeLedger(Protocol):
         """Studies with files in the spool, oldest first."""
 
     def mark_pruned(self, study_uid: str, at: dt.datetime) -> Sequence[str]:
-        """The study's files (returned, below the spool) are about to be removed."""
+        """The study's files (returned, below the spool, each once) are about to be removed."""

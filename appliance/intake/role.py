@@ -18,6 +18,7 @@ from appliance.intake.door import Door
 from appliance.intake.ledger import IntakeLedger
 from appliance.intake.pacing import Pace, PaceBook, Sender
 from appliance.intake.receiver import SOP_CLASSES, TRANSFER_SYNTAXES, Receiver
+from appliance.intake.recovery import recover
 from appliance.intake.senders import Senders
 from appliance.intake.side_doors import SideDoors, SideDoorSettings
 from appliance.intake.spool import Spool, prunable
@@ -146,6 +147,7 @@ class ReceiverRole:
 
     def start(self) -> None:
         """Take up the studies that were being received, then listen."""
+        recovered = recover(self._spool, self._ledger)
         now = self._clock.monotonic()
         open_studies = self._ledger.open_studies()
         for study in open_studies:
@@ -156,8 +158,8 @@ class ReceiverRole:
         self._control.start()
         self._side_doors.start()
         log.info(
-            "receiving on port %s; %d studies taken up again, %d unfinished files removed",
-            *(" and ".join(map(str, self.ports)), len(open_studies), self._spool.swept),
+            "receiving on port %s; %d studies taken up again, %d instances told again by the spool",
+            *(" and ".join(map(str, self.ports)), len(open_studies), recovered),
         )
 
     def stop(self) -> None:
@@ -166,6 +168,7 @@ class ReceiverRole:
         self._side_doors.stop()
         self._control.stop()
         self._worker.stop()
+        self._spool.close()
         self._write_senders()
 
     def _knows(self, sop_instance_uid: str, sha256: str) -> bool:

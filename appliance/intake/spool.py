@@ -1,28 +1,38 @@
-"""The spool: one DICOM Part 10 file per instance, written once, durable before the sender hears success.
+"""The spool: DICOM Part 10 objects, written once, durable before the sender hears success.
 
-    <spool>/<digest of the study UID>/<digest of the SOP Instance UID>.dcm
-                                      <digest>-<digest of the content>.dcm   another content of the same UID (evidence)
+    <spool>/<digest of the study UID>-<random>.segment    a study's objects in the order in which they came (`segments`)
 
-Names are digests: a listing of the spool tells nobody whose study this is, and no UID can leave the folder.
+Names are digests: a listing of the spool tells nobody whose study this is, and no UID can leave the folder. A study has
+one segment as a rule; another one after a restart, and where bytes that were pruned came again.
 Finished studies are removed after a time, earlier only to make room and then oldest first; a study that was not
 delivered never is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import os
+import secrets
 import struct
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from appliance.intake.ledger import SpooledStudy
+from appliance.intake.ledger import Place, SpooledStudy
+from appliance.intake.segments import Retired, Segment
 from core import durable
+from core.errors import StorageError
+from core.extent import Extent
 
 IMPLEMENTATION_CLASS_UID = "2.25.126092190508437435399566249101767080606"
 IMPLEMENTATION_VERSION_NAME = "ONESCAN_0_1"
 _PREAMBLE = bytes(128) + b"DICM"
+_SUFFIX = ".segment"
+_MOST_OPEN = 64
+"""Segments that are written to; beyond that the one that was quiet for longest is closed."""
 
 
 def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae_title: str) -> bytes:
@@ -48,48 +58,88 @@ def _element(number: int, vr: bytes, text: str) -> bytes:
 
 
 class Spool:
-    """The folder. Only the receiver writes here."""
+    """The folder. Only the receiver writes here; may be called from many threads."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder if need be and remove the temporary files that a crash left."""
+        """Make the folder if need be and remove the temporary files that a crash of an older release left."""
         self.folder = durable.make_folder(folder)
         self.swept = durable.sweep(folder) + sum(durable.sweep(p) for p in folder.iterdir() if p.is_dir())
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, Segment] = OrderedDict()
 
-    def name(self, study_uid: str, sop_instance_uid: str, evidence_sha256: str = "") -> str:
-        """The file's place below the spool."""
-        suffix = f"-{evidence_sha256[:16]}" if evidence_sha256 else ""
-        return str(PurePosixPath(_digest(study_uid), f"{_digest(sop_instance_uid)}{suffix}.dcm"))
-
-    def holds(self, name: str) -> bool:
-        """True where the file is there."""
-        return (self.folder / name).is_file()
-
-    def write(self, name: str, meta: bytes, dataset: bytes | memoryview) -> int:
-        """Write a file, durably; returns its size. StorageFull or StorageError if that fails; then nothing is left."""
-        path = self.folder / name
-        durable.make_folder(path.parent)
-        with durable.writing(path) as file:
-            file.write(meta)
-            file.write(dataset)
-        return len(meta) + len(dataset)
-
-    def remove(self, names: Iterable[str]) -> None:
-        """Remove files, and their folders where nothing else is in them."""
-        folders = set()
-        for name in names:
-            path = self.folder / name
-            path.unlink(missing_ok=True)
-            folders.add(path.parent)
-        for folder in folders:
+    def append(self, study_uid: str, about: bytes, parts: Sequence[bytes | memoryview]) -> Place:
+        """Write an object, durably. StorageFull or StorageError if that fails; then nothing of it is left."""
+        while True:
+            segment = self._segment(study_uid)
             try:
-                folder.rmdir()
-            except OSError:
-                pass  # an instance that arrives at this moment is in it: it stays
+                record = segment.append(about, parts)
+                return Place(segment.path.name, record.offset, record.size)
+            except Retired:
+                self._forget(segment)
+            except StorageError:
+                if not segment.usable:
+                    self._forget(segment)
+                raise
+
+    def holds(self, place: Place) -> bool:
+        """True where the object's bytes are there."""
+        try:
+            return (self.folder / place.file).stat().st_size >= (place.start or 0) + place.size
+        except FileNotFoundError:
+            return False
+
+    def extent(self, place: Place) -> Extent:
+        """The object."""
+        path = self.folder / place.file
+        return Extent(path) if place.start is None else Extent(path, place.start, place.size)
+
+    def segments(self) -> list[str]:
+        """Names of all segments."""
+        return sorted(path.name for path in self.folder.glob(f"*{_SUFFIX}"))
+
+    def remove(self, files: Iterable[str]) -> None:
+        """Remove files, and their folders where nothing else is in them."""
+        for name in files:
+            path = self.folder / name
+            with self._lock:
+                segment = self._open.get(_study_of(name))
+            if segment is not None and segment.path == path:
+                segment.close()
+                self._forget(segment)
+            path.unlink(missing_ok=True)
+            if path.parent != self.folder:  # of an older release
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
+
+    def close(self) -> None:
+        """Take nothing more."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
 
     def free_bytes(self) -> int:
         """Room on the spool's file system."""
         status = os.statvfs(self.folder)
         return status.f_bavail * status.f_frsize
+
+    def _segment(self, study_uid: str) -> Segment:
+        study = _digest(study_uid)
+        with self._lock:
+            segment = self._open.get(study)
+            if segment is None:
+                segment = Segment(self.folder / f"{study}-{secrets.token_hex(4)}{_SUFFIX}")
+                self._open[study] = segment
+            self._open.move_to_end(study)
+            idle = self._open.popitem(last=False)[1] if len(self._open) > _MOST_OPEN else None
+        if idle is not None:
+            idle.close()
+        return segment
+
+    def _forget(self, segment: Segment) -> None:
+        study = _study_of(segment.path.name)
+        with self._lock:
+            if self._open.get(study) is segment:
+                del self._open[study]
 
 
 def prunable(
@@ -109,6 +159,10 @@ def prunable(
             chosen.append(study)
             bytes_wanted -= study.bytes
     return chosen
+
+
+def _study_of(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def _digest(uid: str) -> str:

@@ -4,8 +4,8 @@
 2. examine         whole, and what the request says (`examine.py`), of its study
 3. known content   the same SOP Instance UID and content: nothing to do. Another content of it: kept as evidence,
                    reported, never analysed in place of the first
-4. spool           the file is durable
-5. ledger          its row is durable; assembly hears of it in the same breath
+4. spool           its bytes are durable, and with them all that its row will say
+5. ledger          its row is there; assembly hears of it in the same breath
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.intake.assembly import Assembly
 from appliance.intake.examine import examine
 from appliance.intake.facts import InstanceFacts
-from appliance.intake.ledger import Arrival, IntakeLedger, KnownContent
+from appliance.intake.ledger import Arrival, IntakeLedger, KnownContent, Place
+from appliance.intake.recovery import about
 from appliance.intake.refusal import STUDY_MISMATCH, InstanceRefused
 from appliance.intake.spool import Spool, file_meta
 from appliance.ports import Clock
@@ -26,6 +27,7 @@ from core.errors import StorageFull
 
 log = logging.getLogger(__name__)
 _STRIPES = 64
+_NOWHERE = Place("", None, 0)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Storing:
         evidence = any(k.study_uid == facts.study_uid for k in known)
         arrival = self._write(request, facts, sha256, evidence)
         with self._lock:
+            if not self._spool.holds(arrival.place):  # the study was pruned at this very moment
+                arrival = self._write(request, facts, sha256, evidence)
             if not evidence and not self._assembly.knows(facts.study_uid):
                 before = self._ledger.study(facts.study_uid)
                 self._ledger.record(arrival)  # 5
@@ -116,18 +120,18 @@ class Storing:
     ) -> None:
         ours = [k for k in known if k.study_uid == facts.study_uid]
         evidence = ours[0].sha256 != sha256
-        pruned = any(k.pruned for k in ours if k.sha256 == sha256)
-        with self._lock:  # pruning must not run between file and row
-            if pruned or not self._spool.holds(_name(self._spool, facts, sha256, evidence)):
+        same = next(k for k in ours if k.sha256 == sha256)
+        with self._lock:  # pruning must not run between bytes and row
+            if same.pruned or not self._spool.holds(same.place):
                 self._ledger.restore(self._write(request, facts, sha256, evidence))
             self._active(request, facts)
 
     def _write(self, request: StoreRequest, facts: InstanceFacts, sha256: str, evidence: bool) -> Arrival:
-        name = _name(self._spool, facts, sha256, evidence)
         meta = file_meta(facts.sop_class_uid, facts.sop_instance_uid, request.transfer_syntax, request.sender)
-        size = self._spool.write(name, meta, request.dataset)  # 4
         at = self._clock.now()
-        return Arrival(facts, sha256, name, size, request.transfer_syntax, request.sender, at, evidence)
+        arrival = Arrival(facts, sha256, _NOWHERE, request.transfer_syntax, request.sender, at, evidence)
+        place = self._spool.append(facts.study_uid, about(arrival, len(meta)), [meta, request.dataset])  # 4
+        return replace(arrival, place=place)
 
     def _active(self, request: StoreRequest, facts: InstanceFacts) -> None:
         """What came changes nothing in a study that is complete; one that is being received had activity."""
@@ -146,7 +150,3 @@ class Storing:
         )
         self._ledger.report("duplicate_content", facts.study_uid, request.sender, arrival.at)
         self._duplicate_content(study)
-
-
-def _name(spool: Spool, facts: InstanceFacts, sha256: str, evidence: bool) -> str:
-    return spool.name(facts.study_uid, facts.sop_instance_uid, sha256 if evidence else "")

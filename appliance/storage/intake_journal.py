@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from appliance.intake.facts import InstanceFacts
-from appliance.intake.ledger import Arrival, KnownContent, OpenStudy, SpooledStudy
+from appliance.intake.ledger import Arrival, KnownContent, OpenStudy, Place, SpooledStudy
 from appliance.ports import CompleteBy, Handover
 from appliance.storage.database import from_iso, iso, storage_errors
 from appliance.storage.intake_reader import handovers, state_of
@@ -28,25 +28,31 @@ def handover_id(study_uid: str, contents: Iterator[tuple[str, str]] | list[tuple
 
 
 class IntakeJournal(IntakeTables):
-    """The receiver's own ledger. One connection behind a lock: its transactions are far shorter than a fsync."""
+    """The receiver's own ledger.
+
+    What the spool can tell again is written without waiting for the disk; whatever follows (a hand-over, a report)
+    waits for both, because the log of a SQLite database is one file, written in order.
+    """
 
     def __init__(self, path: Path, spool: Path | None = None) -> None:
         """Open or create `path`; `spool` is where the files are (by default the folder `spool` beside it)."""
         self._spool = (spool or path.parent / "spool").absolute()
-        super().__init__(path, resources.files(__package__).joinpath("intake_schema.sql").read_text("utf-8"))
+        schema = resources.files(__package__).joinpath("intake_schema.sql").read_text("utf-8")
+        super().__init__(path, schema, added=[("instance", "start", "INTEGER")])
 
     def contents_of(self, sop_instance_uid: str) -> list[KnownContent]:
         """Every content stored under this UID, first come first."""
         rows = self._rows(
-            "SELECT study_uid, sha256, pruned_at IS NOT NULL FROM instance WHERE sop_instance_uid = ? ORDER BY id",
+            """SELECT study_uid, sha256, pruned_at IS NOT NULL, file, start, bytes FROM instance
+               WHERE sop_instance_uid = ? ORDER BY id""",
             (sop_instance_uid,),
         )
-        return [KnownContent(study, sha256, bool(pruned)) for study, sha256, pruned in rows]
+        return [KnownContent(study, sha256, bool(pruned), Place(*place)) for study, sha256, pruned, *place in rows]
 
     def record(self, arrival: Arrival) -> None:
         """Write the row of an instance; its study is RECEIVING again, unless the row is evidence only."""
-        facts, at = arrival.facts, iso(arrival.at)
-        with self.transaction() as db:
+        facts, place, at = arrival.facts, arrival.place, iso(arrival.at)
+        with self.swift_transaction() as db:
             before = state_of(db, facts.study_uid)
             state = before if before and arrival.evidence else after(before or State.RECEIVING, Event.INSTANCE_STORED)
             db.execute(
@@ -56,28 +62,40 @@ class IntakeJournal(IntakeTables):
                 (facts.study_uid, state.value, arrival.sender, at, at),
             )
             db.execute(
-                """INSERT INTO instance (study_uid, series_uid, sop_instance_uid, sop_class_uid, sha256, file, bytes,
-                                         transfer_syntax, sender, stored_at, facts, evidence)
-                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                """INSERT INTO instance (study_uid, series_uid, sop_instance_uid, sop_class_uid, sha256, file, start,
+                                         bytes, transfer_syntax, sender, stored_at, facts, evidence)
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 (
                     *(facts.study_uid, facts.series_uid, facts.sop_instance_uid, facts.sop_class_uid),
-                    *(arrival.sha256, arrival.file, arrival.size, arrival.transfer_syntax, arrival.sender),
+                    *(arrival.sha256, place.file, place.start, place.size, arrival.transfer_syntax, arrival.sender),
                     *(at, facts.to_json(), int(arrival.evidence)),
                 ),
             )
 
     def restore(self, arrival: Arrival) -> None:
-        """A pruned instance came again: its file is back. The study's state stays: its content is what it was."""
-        with self.transaction() as db:
+        """A pruned instance came again: it is back. The study's state stays: its content is what it was."""
+        facts, place = arrival.facts, arrival.place
+        with self.swift_transaction() as db:
             db.execute(
-                """UPDATE instance SET pruned_at = NULL, file = ?
+                """UPDATE instance SET pruned_at = NULL, file = ?, start = ?, bytes = ?
                    WHERE study_uid = ? AND sop_instance_uid = ? AND sha256 = ?""",
-                (arrival.file, arrival.facts.study_uid, arrival.facts.sop_instance_uid, arrival.sha256),
+                (place.file, place.start, place.size, facts.study_uid, facts.sop_instance_uid, arrival.sha256),
             )
             db.execute(
                 "UPDATE study SET last_at = ?, sender = ? WHERE study_uid = ?",
                 (iso(arrival.at), arrival.sender, arrival.facts.study_uid),
             )
+
+    def recorded(self, file: str) -> int:
+        """Bytes of a file of the spool, from its beginning, that rows tell of, pruned ones too."""
+        rows = self._rows(
+            "SELECT coalesce(start, 0) + bytes FROM instance WHERE file = ? ORDER BY start DESC LIMIT 1", (file,)
+        )
+        return rows[0][0] if rows else 0
+
+    def needs(self, file: str) -> bool:
+        """Whether an instance that is not pruned lies in it."""
+        return bool(self._rows("SELECT 1 FROM instance WHERE file = ? AND pruned_at IS NULL LIMIT 1", (file,)))
 
     def report(self, kind: str, study_uid: str, code: str, at: dt.datetime) -> None:
         """Write down something that the central team may want to know."""
@@ -149,7 +167,7 @@ class IntakeJournal(IntakeTables):
                 "UPDATE instance SET pruned_at = ? WHERE study_uid = ? AND pruned_at IS NULL RETURNING file",
                 (iso(at), study_uid),
             ).fetchall()
-        return [file for (file,) in rows]
+        return sorted({file for (file,) in rows})
 
 
 def _open_study(db: sqlite3.Connection, study_uid: str) -> OpenStudy:

@@ -139,11 +139,16 @@ def handovers(db: sqlite3.Connection, spool: Path, cursor: int, limit: int) -> l
 
 def _instances(db: sqlite3.Connection, spool: Path, cursor: int) -> tuple[StoredInstance, ...]:
     rows = db.execute(
-        """SELECT sop_instance_uid, sop_class_uid, series_uid, sha256, file
+        """SELECT sop_instance_uid, sop_class_uid, series_uid, sha256, file, start, bytes
            FROM handover_instance JOIN instance ON instance = instance.id WHERE handover = ? ORDER BY instance""",
         (cursor,),
     )
     return tuple(
-        StoredInstance(uid, sop_class, series, sha256, Extent(spool / file))
-        for uid, sop_class, series, sha256, file in rows
+        StoredInstance(uid, sop_class, series, sha256, _extent(spool / file, start, size))
+        for uid, sop_class, series, sha256, file, start, size in rows
     )
+
+
+def _extent(path: Path, start: int | None, size: int) -> Extent:
+    """start: None where the first release wrote a file of its own."""
+    return Extent(path) if start is None else Extent(path, start, size)

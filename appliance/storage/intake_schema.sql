@@ -19,16 +19,18 @@ CREATE TABLE IF NOT EXISTS instance (
     sop_class_uid    TEXT NOT NULL,
     sha256           TEXT NOT NULL,             -- of the data set as received, without file meta
     file             TEXT NOT NULL,             -- below the spool
-    bytes            INTEGER NOT NULL,
+    bytes            INTEGER NOT NULL,          -- of the Part 10 object
     transfer_syntax  TEXT NOT NULL,
     sender           TEXT NOT NULL,
     stored_at        TEXT NOT NULL,
     facts            TEXT NOT NULL,             -- JSON, appliance.intake.facts.InstanceFacts
     evidence         INTEGER NOT NULL DEFAULT 0, -- 1: another content of this UID came first
     pruned_at        TEXT,
+    start            INTEGER,                   -- byte of the file where the object begins; NULL: it is the whole file
     UNIQUE (study_uid, sop_instance_uid, sha256)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS instance_by_uid ON instance (sop_instance_uid);
+CREATE INDEX IF NOT EXISTS instance_by_file ON instance (file, start);
 
 CREATE TABLE IF NOT EXISTS handover (
     cursor       INTEGER PRIMARY KEY AUTOINCREMENT,

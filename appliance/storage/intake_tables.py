@@ -1,11 +1,11 @@
-"""Tables in `intake.db`: their writer, one connection behind a lock (WAL, `synchronous=FULL`), and how others read."""
+"""Tables in `intake.db`: their writer behind a lock (WAL; `synchronous` FULL, or NORMAL if asked for), and readers."""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +18,51 @@ SCHEMA_VERSION = 1
 class IntakeTables:
     """Opens or creates the file and adds the tables of `schema` where they are missing. The receiver's alone."""
 
-    def __init__(self, path: Path, schema: str) -> None:
+    def __init__(self, path: Path, schema: str, added: Sequence[tuple[str, str, str]] = ()) -> None:
+        """added: columns that files of older releases lack: table, name and type of each."""
         self._path, self._lock = path, threading.Lock()
         with storage_errors(path):
             self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             path.chmod(0o660)  # the other roles read it; SQLite gives -wal and -shm the same mode
             self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
+            for table, column, kind in added:
+                there = {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
+                if there and column not in there:
+                    self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
             self._db.executescript(schema)
             if self._db.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._swift = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            self._swift.executescript("PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;")
 
     def close(self) -> None:
         """Close the database."""
         with self._lock:
+            self._swift.close()
             self._db.close()
 
     def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         with self._lock, storage_errors(self._path):
             return self._db.execute(sql, parameters).fetchall()
 
+    def transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """Everything inside is committed together, or not at all; durable afterwards."""
+        return self._transaction(self._db)
+
+    def swift_transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """As `transaction`, but a power cut may take it back, until one that is durable follows."""
+        return self._transaction(self._swift)
+
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything inside is committed together, or not at all."""
+    def _transaction(self, db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         with self._lock, storage_errors(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
+            db.execute("BEGIN IMMEDIATE")
             try:
-                yield self._db
-                self._db.execute("COMMIT")
+                yield db
+                db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
 
 

@@ -19,11 +19,13 @@ from pynetdicom.pdu import A_ASSOCIATE_RJ
 
 from appliance.intake.receiver import SOP_CLASSES
 from appliance.intake.role import ReceiverRole
+from appliance.intake.segments import records
 from appliance.intake.wire.bounds import Limits
 from appliance.intake.wire.link import Link
 from appliance.intake.wire.service import Listener
 from appliance.storage.intake_journal import IntakeJournal
 from appliance.storage.intake_reader import IntakeReader
+from core.extent import Extent
 from tests.appliance.dicom_samples import part10
 
 AE_TITLE = "ONESCAN"
@@ -100,8 +102,10 @@ class Stand:
         """Connections that are open."""
         return self.role._receiver._service.links()
 
-    def files(self) -> list[Path]:
-        return sorted(self.spool.rglob("*.dcm"))
+    def objects(self) -> list[Extent]:
+        """What lies in the spool, whatever the ledger says; of a study in the order in which it came."""
+        segments = sorted(self.spool.glob("*.segment"))
+        return [Extent(path, record.offset, record.size) for path in segments for record in records(path)]
 
     def close(self) -> None:
         self.role.stop()

@@ -56,7 +56,7 @@ def test_dcmtk_sends_over_tls_with_a_certificate(tmp_path: Path, authority: Test
     with running(tmp_path / "box", tls=context(authority)) as stand:
         done = storescu(stand.port, *files(tmp_path), options=tls)
         assert done.returncode == 0, done.stderr
-        assert len(stand.files()) == 5
+        assert len(stand.objects()) == 5
         ((_, handover),) = wait_for(lambda: stand.reader.handovers_after(0))
         assert handover.complete_by == "geometry"
 
@@ -72,7 +72,7 @@ def test_who_has_no_certificate_or_another_ones_is_turned_away(tmp_path: Path, a
         ):
             assert storescu(stand.port, path, options=options).returncode
         assert storescu(stand.port, path).returncode, "plain DICOM on the TLS port"
-        assert not stand.files()
+        assert not stand.objects()
         wait_for(lambda: not stand.links())
 
 

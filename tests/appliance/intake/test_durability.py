@@ -23,6 +23,7 @@ from appliance.intake.spool import prunable
 from appliance.storage.intake_journal import handover_id
 from appliance.storage.intake_reader import IntakeReader
 from appliance.study import State
+from core.extent import Extent
 from tests.appliance.dicom_samples import ct_series, ct_slice, encoded, part10
 from tests.appliance.intake.stand import association, push, running, send, wait_for
 
@@ -62,12 +63,14 @@ def test_no_instance_that_was_answered_with_success_is_lost_by_kill_9(tmp_path: 
         process.wait()
         thread.join(60)
     assert kill_after <= len(succeeded) < 40
-    rows = sqlite3.connect(tmp_path / "intake.db").execute("SELECT sop_instance_uid, sha256, file FROM instance")
-    stored = {uid: (sha256, tmp_path / "spool" / file) for uid, sha256, file in rows}
+    rows = sqlite3.connect(tmp_path / "intake.db").execute(
+        "SELECT sop_instance_uid, sha256, file, start, bytes FROM instance"
+    )
+    stored = {uid: (sha256, Extent(tmp_path / "spool" / file, *where)) for uid, sha256, file, *where in rows}
     for ds in succeeded:
-        sha256, path = stored[ds.SOPInstanceUID]
+        sha256, extent = stored[ds.SOPInstanceUID]
         assert sha256 == hashlib.sha256(encoded(ds)).hexdigest()
-        assert path.read_bytes().endswith(encoded(ds))
+        assert extent.read().endswith(encoded(ds))
 
     process, port = start_process(tmp_path, 60.0)  # the scanner pushes all of it again
     try:
@@ -123,7 +126,7 @@ def test_a_full_disk_answers_a700_and_goes_on_when_there_is_room(
         assert 0 in statuses
         assert 0xA700 in statuses
         assert set(statuses) == {0, 0xA700}
-        assert len(stand.files()) == statuses.count(0) == stand.reader.studies()[0].instances
+        assert len(stand.objects()) == statuses.count(0) == stand.reader.studies()[0].instances
         assert "Free space" in caplog.text
         ballast.unlink()
         assert push(stand.port, tmp_path, ct_series(12)) == [0] * 12
@@ -153,7 +156,7 @@ def test_below_the_watermark_new_instances_and_associations_are_refused(tmp_path
             assert send(assoc, tmp_path, part10(ct_slice(index=1))).Status == 0xA700
         with association(stand.port) as assoc:
             assert assoc.is_rejected
-        assert len(stand.files()) == 1
+        assert len(stand.objects()) == 1
         (small_disk / "ballast").unlink()
         assert push(stand.port, tmp_path, [ct_slice(index=1)]) == [0]
 
@@ -174,8 +177,8 @@ def test_stop_finishes_what_is_in_flight_and_ends_everything(tmp_path: Path) -> 
         stand.role.stop()
         thread.join(30)
         assert not thread.is_alive()
-        assert statuses.count(0) <= len(stand.files()) <= statuses.count(0) + 1
-        assert stand.reader.studies()[0].instances == len(stand.files())
+        assert statuses.count(0) <= len(stand.objects()) <= statuses.count(0) + 1
+        assert stand.reader.studies()[0].instances == len(stand.objects())
         with association(port) as assoc:
             assert not assoc.is_established
     until = time.monotonic() + 20
@@ -201,7 +204,7 @@ def test_only_finished_studies_are_pruned_and_a_second_push_brings_them_back(tmp
         assert not any(i.extent.path.exists() for i in old.instances)
         assert all(i.extent.path.exists() for i in new.instances)
         assert push(stand.port, tmp_path, ct_series(5, study="old")) == [0] * 5
-        assert all(i.extent.path.exists() for i in old.instances)
+        assert all(i.extent.path.exists() for i in stand.reader.handovers_after(0)[0][1].instances)
         assert len(stand.reader.handovers_after(0)) == 2
 
 
@@ -209,12 +212,12 @@ def test_a_file_that_somebody_removed_comes_back_with_the_next_push(tmp_path: Pa
     with running(tmp_path) as stand:
         other = ct_slice(index=1, PatientName="Other^Name")
         push(stand.port, tmp_path, [*ct_series(4), other])
-        before = {p: p.read_bytes() for p in stand.files()}
+        before = [one.read() for one in stand.objects()]
         assert len(before) == 5
-        for path in before:
+        for path in stand.spool.iterdir():
             path.unlink()
         assert push(stand.port, tmp_path, [*ct_series(4), other]) == [0] * 5
-        assert {p: p.read_bytes() for p in stand.files()} == before
+        assert [one.read() for one in stand.objects()] == before
 
 
 def test_a_late_slice_of_a_pruned_study_waits_for_the_whole_study(tmp_path: Path) -> None:
@@ -234,11 +237,11 @@ def test_finished_studies_go_by_themselves_when_they_are_old(tmp_path: Path) -> 
     with running(tmp_path, keep_studies=dt.timedelta(0), finished=lambda: finished) as stand:
         push(stand.port, tmp_path, ct_series(5))
         ((_, handover),) = wait_for(lambda: stand.reader.handovers_after(0))
-        assert stand.files()
+        assert stand.objects()
         finished.add(handover.id)
         stand.role._next_prune = float("-inf")
         stand.role._wake.set()
-        wait_for(lambda: not stand.files())
+        wait_for(lambda: not stand.objects())
 
 
 def test_a_reader_of_a_journal_that_is_not_there_yet_sees_nothing(tmp_path: Path) -> None:

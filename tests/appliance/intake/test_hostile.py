@@ -126,7 +126,7 @@ def test_a_data_set_beyond_the_limit_ends_the_association(tmp_path: Path, caplog
             big = ct_slice(Rows=1024, Columns=1024, PixelData=bytes(2 << 20))
             assert send(assoc, tmp_path, part10(big)).get("Status") is None
             wait_for(lambda: "more than 1048576 bytes" in caplog.text)
-        assert not stand.files()
+        assert not stand.objects()
         assert push(stand.port, tmp_path, ct_series(60)) == [0] * 60  # in all far more than the limit
         assert serves(stand, tmp_path)
 
@@ -146,7 +146,7 @@ def test_half_a_data_set_then_gone(tmp_path: Path, ending: str, monkeypatch: pyt
         ((_, handover),) = wait_for(lambda: stand.reader.handovers_after(0))
         assert handover.complete_by == "quiet"
         assert "broke off" in handover.explanation
-        assert len(handover.instances) == len(stand.files()) == 5
+        assert len(handover.instances) == len(stand.objects()) == 5
         assert serves(stand, tmp_path)
 
 

@@ -89,7 +89,7 @@ def test_what_is_wrong_is_named_and_the_rest_comes_in(tmp_path: Path, state: Pat
     (stick / "DICOMDIR").write_bytes(dicomdir([["0000.DCM"], ["MISSING", "IMG1"]]))
     with box(state) as stand:
         told = import_from(stick, state, expected=1)
-        assert len(stand.files()) == 3
+        assert len(stand.objects()) == 3
     reasons = {one["file"]: one["why"] for one in told["refused"]}
     assert set(reasons) == {"cut.dcm", "meta.dcm", "MISSING/IMG1"}
     assert "DICOMDIR" in reasons["MISSING/IMG1"]
@@ -105,7 +105,7 @@ def test_a_dicomdir_or_a_single_file_can_be_named(tmp_path: Path, state: Path) -
     with box(state) as stand:
         assert import_from(paths[1], state)["stored"] == 1
         assert import_from(stick / "DICOMDIR", state)["known"] == 1
-        assert len(stand.files()) == 3
+        assert len(stand.objects()) == 3
 
 
 def dicomdir(named: list[list[str]]) -> bytes:
@@ -131,7 +131,7 @@ def test_a_full_disk_stops_it_and_it_goes_on_from_there(tmp_path: Path, state: P
     write_files(tmp_path / "stick", ct_series(4))
     with box(state, min_free_bytes=1 << 62) as stand, pytest.raises(DeliveryError, match="no room"):
         import_from(tmp_path / "stick", state)
-    assert not stand.files()
+    assert not stand.objects()
     with box(state):
         assert import_from(tmp_path / "stick", state)["stored"] == 4
 
@@ -206,7 +206,7 @@ def test_who_speaks_something_else_is_shown_out(state: Path, said: bytes) -> Non
             except (BrokenPipeError, ConnectionResetError):
                 pass
         assert stand.role.alive
-        assert not stand.files()
+        assert not stand.objects()
 
 
 def test_an_offer_that_is_too_long_or_cut_leaves_nothing(state: Path) -> None:
@@ -218,7 +218,7 @@ def test_an_offer_that_is_too_long_or_cut_leaves_nothing(state: Path) -> None:
             assert Answer.model_validate_json(lines.readline()).outcome == "go"
             client.sendall(bytes(400))
         wait_for(lambda: any(s.associations_broken for s in read_senders(state / "run" / "senders.json")))
-        assert not stand.files()
+        assert not stand.objects()
 
 
 def test_more_visits_than_four_are_turned_away(state: Path) -> None:

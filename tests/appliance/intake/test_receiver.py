@@ -50,12 +50,12 @@ def test_the_same_study_pushed_twice_adds_nothing(tmp_path: Path) -> None:
     with running(tmp_path) as stand:
         assert push(stand.port, tmp_path, series) == [0] * 5
         wait_for(lambda: stand.reader.handovers_after(0))
-        before = stand.files()
+        before = stand.objects()
         assert push(stand.port, tmp_path, series) == [0] * 5
         assert push(stand.port, tmp_path, ct_series(5, study="b")) == [0] * 5
         wait_for(lambda: len(stand.reader.handovers_after(0)) == 2)
         assert [h.study_uid == series[0].StudyInstanceUID for _, h in stand.reader.handovers_after(0)] == [True, False]
-        assert set(before) < set(stand.files())
+        assert set(before) < set(stand.objects())
         assert not stand.duplicates
 
 
@@ -77,12 +77,12 @@ def test_other_content_under_a_known_uid_is_kept_as_evidence_and_reported(tmp_pa
     with running(tmp_path) as stand:
         push(stand.port, tmp_path, series)
         wait_for(lambda: stand.reader.handovers_after(0))
-        first = {p: p.read_bytes() for p in stand.files()}
+        first = {one: one.read() for one in stand.objects()}
         changed = ct_slice(index=2, PatientName="Other^Name")
         assert push(stand.port, tmp_path, [changed, changed]) == [0, 0]
         assert stand.duplicates == ["pseudonym"]
-        assert len(stand.files()) == 5
-        assert {p: p.read_bytes() for p in first} == first
+        assert len(stand.objects()) == 5
+        assert {one: one.read() for one in first} == first
         ((_, report),) = stand.reader.reports_after(0)
         assert (report.kind, report.code) == ("duplicate_content", "SCANNER1")
         assert stand.reader.studies()[0].state is State.COMPLETE
@@ -131,13 +131,13 @@ def test_broken_data_sets_are_refused_and_the_association_goes_on(
         answer = send(assoc, tmp_path, content)
         assert f"{answer.Status:04X}" == f"{status:04X}", name
         assert answer.ErrorComment
-        assert not stand.files()
+        assert not stand.objects()
         assert not stand.reader.studies()
         (record,) = [r for r in caplog.records if "instance refused" in r.message]
         assert record.sender == "SCANNER1"
         assert "Push the study again" in record.message
         assert send(assoc, tmp_path, part10(ct_slice())).Status == 0
-        assert len(stand.files()) == 1
+        assert len(stand.objects()) == 1
 
 
 def test_text_as_implicit_vr_is_refused(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_compressed_images_are_taken_whole_and_refused_cut(tmp_path: Path, tool:
     with running(tmp_path) as stand, association(stand.port, syntax=syntax) as assoc:
         assert send(assoc, tmp_path, whole[:-8]).Status == 0xC001  # the sequence delimiter is missing
         assert send(assoc, tmp_path, whole).Status == 0
-        assert pydicom.dcmread(stand.files()[0]).file_meta.TransferSyntaxUID == syntax
+        assert pydicom.dcmread(stand.objects()[0].open()).file_meta.TransferSyntaxUID == syntax
 
 
 def test_no_patient_identity_and_no_uid_reach_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

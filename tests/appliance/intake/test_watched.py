@@ -96,7 +96,7 @@ def test_a_bad_file_is_set_aside_with_its_reason_and_holds_nobody_up(tmp_path: P
     with running(tmp_path / "box", **watching(folder), senders_file=senders) as stand:
         wait_for(lambda: len(lying(folder / "refused")) == 12)
         wait_for(lambda: stand.reader.handovers_after(0))
-        assert len(stand.files()) == 4
+        assert len(stand.objects()) == 4
         names = ("cut.dcm", "viewer.exe", "empty.dcm", "mr.dcm", "deflated.dcm", "other.dcm")
         bad = {name: (folder / "refused" / "study" / f"{name}.reason.txt").read_text() for name in names}
         assert (folder / "refused" / "study" / "cut.dcm").read_bytes() == whole[:-700]
@@ -116,7 +116,7 @@ def test_names_that_are_taken_get_a_number(tmp_path: Path, folder: Path) -> None
             (folder / "same.dcm").write_bytes(part10(ct_slice(index=index)))
             wait_for(lambda count=index: len(lying(folder / "done")) == count + 1)
         assert lying(folder) == {"done/same.dcm", "done/same.dcm.1", "done/same.dcm.2"}
-        assert len(stand.files()) == 3
+        assert len(stand.objects()) == 3
 
 
 def test_below_the_watermark_files_wait_where_they_are(tmp_path: Path, folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_links_are_not_followed(tmp_path: Path, folder: Path) -> None:
     (folder / "linked").symlink_to(tmp_path / "outside")
     with running(tmp_path / "box", **watching(folder)) as stand:
         time.sleep(1.0)
-        assert not stand.files()
+        assert not stand.objects()
     assert all(path.exists() for path in outside)
 
 

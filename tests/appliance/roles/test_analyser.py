@@ -14,7 +14,7 @@ from appliance.analyser import Analyser
 from appliance.clock import SystemClock
 from appliance.identity.pseudonyms import Pseudonyms
 from appliance.intake.facts import InstanceFacts
-from appliance.intake.ledger import Arrival
+from appliance.intake.ledger import Arrival, Place
 from appliance.pipeline import Desk
 from appliance.reading import StudyReader
 from appliance.reporting import Equipment
@@ -67,7 +67,7 @@ class Box:
                 str(image.StudyInstanceUID),
                 str(image.SeriesInstanceUID),
             )
-            intake.record(Arrival(facts, path.name, path.name, 1, "1.2.840.10008.1.2.1", "CT", T0))
+            intake.record(Arrival(facts, path.name, Place(path.name, None, 1), "1.2.840.10008.1.2.1", "CT", T0))
         intake.hand_over(str(image.StudyInstanceUID), "geometry", "20 slices, 2 mm apart", T0)
         self.journal = Journal(state / "journal.db", state, "box-1", SystemClock().stamp)
         self.analyser = Analyser(
