@@ -26,8 +26,10 @@ import psutil
 from pydicom import dcmread
 from rich.progress import Progress
 
+from appliance.intake.segments import records
 from bench.peers.receivers import send_copies
 from bench.record import Goal, Record, fsync_latency_ms
+from core.extent import Extent
 from deploy.embedded import OrthancPacs, free_port
 from deploy.onescan import OneScan, Site
 from engines.phantom import Scan, sample_patient
@@ -104,16 +106,17 @@ def ours(stack: OneScan, files: list[Path], associations: int, delay: bool) -> t
 def compare(stack: OneScan, files: Sequence[Path]) -> None:
     """Every data set lies in the spool as it was sent."""
     study_uid = str(dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
-    folder = stack.folder / "appliance" / "spool" / hashlib.sha256(study_uid.encode()).hexdigest()[:32]
-    kept = {dataset_digest(path) for path in folder.glob("*.dcm")}
-    missing = [path.name for path in files if dataset_digest(path) not in kept]
+    study = hashlib.sha256(study_uid.encode()).hexdigest()[:32]
+    segments = (stack.folder / "appliance" / "spool").glob(f"{study}-*.segment")
+    kept = {dataset_digest(Extent(path, one.offset, one.size)) for path in segments for one in records(path)}
+    missing = [path.name for path in files if dataset_digest(Extent(path)) not in kept]
     if missing:
         raise SystemExit(f"{len(missing)} slices are not in the spool as they were sent, {missing[0]} is one")
 
 
-def dataset_digest(path: Path) -> str:
-    """SHA-256 of a Part 10 file behind its file meta information (PS3.10 7.1)."""
-    content = path.read_bytes()
+def dataset_digest(extent: Extent) -> str:
+    """SHA-256 of a Part 10 object behind its file meta information (PS3.10 7.1)."""
+    content = extent.read()
     length = int.from_bytes(content[140:144], "little")
     return hashlib.sha256(content[144 + length :]).hexdigest()
 

@@ -129,17 +129,19 @@ class Commitments:
         most_references: int,
         most_owed: int,
         has_room: Callable[[], bool],
+        settle: Callable[[], object],
         announced: Callable[[Collection[str]], None],
         given_up: Callable[[str], None],
         patience: Patience = Patience(),  # frozen
     ) -> None:
         """most_owed: reports to one sender at a time; more requests are refused. has_room: whether there is disk for
-        more. announced: told the study UIDs of a request's instances. given_up: told the AE title of who took none.
+        more. settle: lets the ledger see what was stored. announced: told the study UIDs of a request's
+        instances. given_up: told the AE title of who took none.
         """
         self._ledger, self._caller, self._clock = ledger, caller, clock
         self._supported, self._most_references = frozenset(supported), most_references
         self._most_owed, self._has_room = most_owed, has_room
-        self._announced, self._given_up, self._patience = announced, given_up, patience
+        self._settle, self._announced, self._given_up, self._patience = settle, announced, given_up, patience
         self._lock = threading.Lock()
         self._conversations: dict[Hashable, _Conversation] = {}
         self._calling: set[int] = set()  # reports that are on their way on an association of ours
@@ -178,6 +180,7 @@ class Commitments:
             raise RequestRefused(Status.RESOURCE_LIMITATION, "too many reports are owed", remedy=_OWED)
         request = read_request(decode(message, context.transfer_syntax), self._most_references)
         now = self._clock.now()
+        self._settle()
         owed, report = self._ledger.add(request, asker, self._supported, now, now + self._patience.same_association)
         with self._lock:
             self._conversations.setdefault(association, _Conversation(asker)).waiting.append(owed)

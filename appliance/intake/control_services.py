@@ -43,6 +43,7 @@ class ControlServices:
         *,
         clock: Clock,
         has_room: Callable[[], bool],
+        settle: Callable[[], object],
         announced: Callable[[Collection[str]], None],
         given_up: Callable[[str], None],
     ) -> None:
@@ -59,6 +60,7 @@ class ControlServices:
                 most_references=commitment.most_references,
                 most_owed=commitment.most_owed,
                 has_room=has_room,
+                settle=settle,
                 announced=announced,
                 given_up=given_up,
                 patience=commitment.patience,

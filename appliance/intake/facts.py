@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 Vector = tuple[float, float, float]
@@ -47,7 +47,7 @@ class InstanceFacts:
 
     def to_json(self) -> str:
         """One line of JSON for the ledger."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(vars(self), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> InstanceFacts:

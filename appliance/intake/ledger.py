@@ -2,7 +2,8 @@
 
 `appliance.storage.intake_journal.IntakeJournal` is the real one. Every method that changes something is one short
 transaction, durable when it returns; all may be called from any thread. The exceptions are `record` and `restore`: what
-they write is ordered before every later transaction, but a power cut may take it back, and the spool tells it again.
+they write is ordered before every later transaction and seen by every later call here, but others see it only after
+`flush`, and a crash may take it back: then the spool tells it again.
 """
 
 from __future__ import annotations
@@ -92,6 +93,9 @@ class IntakeLedger(Protocol):
 
     def needs(self, file: str) -> bool:
         """Whether an instance that is not pruned lies in it."""
+
+    def flush(self) -> int:
+        """Let others see what was recorded; how many rows they did not see yet."""
 
     def report(self, kind: str, study_uid: str, code: str, at: dt.datetime) -> None:
         """Write down something that the central team may want to know."""

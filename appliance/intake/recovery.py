@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def about(arrival: Arrival, meta_bytes: int) -> bytes:
     """What a segment says of an object, besides its place. meta_bytes: of the object, before its data set."""
     told = {
-        "facts": json.loads(arrival.facts.to_json()),
+        "facts": arrival.facts.to_json(),
         "sha256": arrival.sha256,
         "meta_bytes": meta_bytes,
         "transfer_syntax": arrival.transfer_syntax,
@@ -63,7 +63,7 @@ def _arrival(spool: Spool, place: Place, record: Record) -> Arrival | None:
     content = spool.extent(place).read()
     if hashlib.sha256(memoryview(content)[told["meta_bytes"] :]).hexdigest() != told["sha256"]:
         return None
-    facts = InstanceFacts.from_json(json.dumps(told["facts"]))
+    facts = InstanceFacts.from_json(told["facts"])
     at = dt.datetime.fromisoformat(told["at"])
     return Arrival(facts, told["sha256"], place, told["transfer_syntax"], told["sender"], at, told["evidence"])
 

@@ -33,6 +33,7 @@ from core.errors import OneScanError
 log = logging.getLogger(__name__)
 
 _LOOK_S = 5.0  # how often the thread looks without being woken
+_FLUSH_S = 1.0  # the same while something is coming in
 _PRUNE_S = 60.0
 _HEADROOM = 1.25  # pruning for room aims at this many times the watermark
 
@@ -98,6 +99,7 @@ class ReceiverRole:
             steps,
             clock=clock,
             has_room=self._has_room,
+            settle=ledger.flush,
             announced=self._announced,
             given_up=lambda sender: ledger.report("delivery_stalled", "", sender, clock.now()),
         )
@@ -181,6 +183,7 @@ class ReceiverRole:
     def _began(self, study_uid: str) -> None:
         self._announce(study_uid)
         self._doorbell.ring("analyser")
+        self._wake.set()
 
     def _announced(self, study_uids: Collection[str]) -> None:
         """Somebody said what belongs to these studies."""
@@ -204,6 +207,7 @@ class ReceiverRole:
 
     def _step(self) -> float:
         """Decide what can be decided; returns the seconds until time alone can decide something more."""
+        behind = self._ledger.flush()
         with self._lock:
             for decision in self._assembly.tick(self._clock.monotonic()):
                 if isinstance(decision, Complete):
@@ -217,7 +221,8 @@ class ReceiverRole:
         if now >= self._next_prune:
             self._next_prune = now + _PRUNE_S
             self._prune()
-        return _LOOK_S if deadline is None else min(_LOOK_S, max(0.01, deadline - now))
+        soon = _FLUSH_S if behind else _LOOK_S
+        return soon if deadline is None else min(soon, max(0.01, deadline - now))
 
     def _keep_paces(self, learned: Sequence[tuple[Sender, Pace]]) -> None:
         if self._paces is None:

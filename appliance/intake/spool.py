@@ -64,6 +64,7 @@ class Spool:
         """Make the folder if need be and remove the temporary files that a crash of an older release left."""
         self.folder = durable.make_folder(folder)
         self.swept = durable.sweep(folder) + sum(durable.sweep(p) for p in folder.iterdir() if p.is_dir())
+        self._prefix = f"{self.folder}/"
         self._lock = threading.Lock()
         self._open: OrderedDict[str, Segment] = OrderedDict()
 
@@ -84,7 +85,7 @@ class Spool:
     def holds(self, place: Place) -> bool:
         """True where the object's bytes are there."""
         try:
-            return (self.folder / place.file).stat().st_size >= (place.start or 0) + place.size
+            return os.stat(f"{self._prefix}{place.file}").st_size >= (place.start or 0) + place.size
         except FileNotFoundError:
             return False
 

@@ -5,6 +5,7 @@ Implements `appliance.intake.ledger.IntakeLedger`. A state changes only as `appl
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import sqlite3
@@ -19,6 +20,9 @@ from appliance.storage.database import from_iso, iso, storage_errors
 from appliance.storage.intake_reader import handovers, state_of
 from appliance.storage.intake_tables import IntakeTables
 from appliance.study import Event, State, after
+from core.errors import StorageError
+
+_MOST_BEHIND = 64
 
 
 def handover_id(study_uid: str, contents: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> str:
@@ -30,61 +34,72 @@ def handover_id(study_uid: str, contents: Iterator[tuple[str, str]] | list[tuple
 class IntakeJournal(IntakeTables):
     """The receiver's own ledger.
 
-    What the spool can tell again is written without waiting for the disk; whatever follows (a hand-over, a report)
-    waits for both, because the log of a SQLite database is one file, written in order.
+    What the spool can tell again is written some rows at a time and without waiting for the disk: rows are at most
+    `_MOST_BEHIND` behind, and never behind anything else that is read or written here. Whatever follows them (a
+    hand-over, a report) waits for both, because the log of a SQLite database is one file, written in order.
     """
 
     def __init__(self, path: Path, spool: Path | None = None) -> None:
         """Open or create `path`; `spool` is where the files are (by default the folder `spool` beside it)."""
         self._spool = (spool or path.parent / "spool").absolute()
+        self._behind: list[Arrival] = []
         schema = resources.files(__package__).joinpath("intake_schema.sql").read_text("utf-8")
         super().__init__(path, schema, added=[("instance", "start", "INTEGER")])
 
+    def close(self) -> None:
+        """Write what is behind, and close the database."""
+        with contextlib.suppress(StorageError):  # the spool tells it again
+            self.flush()
+        super().close()
+
     def contents_of(self, sop_instance_uid: str) -> list[KnownContent]:
         """Every content stored under this UID, first come first."""
-        rows = self._rows(
-            """SELECT study_uid, sha256, pruned_at IS NOT NULL, file, start, bytes FROM instance
-               WHERE sop_instance_uid = ? ORDER BY id""",
-            (sop_instance_uid,),
-        )
-        return [KnownContent(study, sha256, bool(pruned), Place(*place)) for study, sha256, pruned, *place in rows]
+        with self._lock, storage_errors(self._path):
+            rows = self._db.execute(
+                """SELECT study_uid, sha256, pruned_at IS NOT NULL, file, start, bytes FROM instance
+                   WHERE sop_instance_uid = ? ORDER BY id""",
+                (sop_instance_uid,),
+            ).fetchall()
+            behind = [a for a in self._behind if a.facts.sop_instance_uid == sop_instance_uid]
+        written = [KnownContent(study, sha256, bool(pruned), Place(*place)) for study, sha256, pruned, *place in rows]
+        return written + [KnownContent(a.facts.study_uid, a.sha256, False, a.place) for a in behind]
 
     def record(self, arrival: Arrival) -> None:
-        """Write the row of an instance; its study is RECEIVING again, unless the row is evidence only."""
-        facts, place, at = arrival.facts, arrival.place, iso(arrival.at)
-        with self.swift_transaction() as db:
-            before = state_of(db, facts.study_uid)
-            state = before if before and arrival.evidence else after(before or State.RECEIVING, Event.INSTANCE_STORED)
-            db.execute(
-                """INSERT INTO study (study_uid, state, sender, first_at, last_at) VALUES (?, ?, ?, ?, ?)
-                   ON CONFLICT DO UPDATE SET state = excluded.state, sender = excluded.sender,
-                                             last_at = excluded.last_at""",
-                (facts.study_uid, state.value, arrival.sender, at, at),
-            )
-            db.execute(
-                """INSERT INTO instance (study_uid, series_uid, sop_instance_uid, sop_class_uid, sha256, file, start,
-                                         bytes, transfer_syntax, sender, stored_at, facts, evidence)
-                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-                (
-                    *(facts.study_uid, facts.series_uid, facts.sop_instance_uid, facts.sop_class_uid),
-                    *(arrival.sha256, place.file, place.start, place.size, arrival.transfer_syntax, arrival.sender),
-                    *(at, facts.to_json(), int(arrival.evidence)),
-                ),
-            )
+        """The row of an instance; its study is RECEIVING again, unless the row is evidence only."""
+        with self._lock, storage_errors(self._path):
+            if len(self._behind) >= _MOST_BEHIND:
+                self._settle()
+            self._behind.append(arrival)
 
     def restore(self, arrival: Arrival) -> None:
         """A pruned instance came again: it is back. The study's state stays: its content is what it was."""
         facts, place = arrival.facts, arrival.place
-        with self.swift_transaction() as db:
-            db.execute(
-                """UPDATE instance SET pruned_at = NULL, file = ?, start = ?, bytes = ?
-                   WHERE study_uid = ? AND sop_instance_uid = ? AND sha256 = ?""",
-                (place.file, place.start, place.size, facts.study_uid, facts.sop_instance_uid, arrival.sha256),
-            )
-            db.execute(
-                "UPDATE study SET last_at = ?, sender = ? WHERE study_uid = ?",
-                (iso(arrival.at), arrival.sender, arrival.facts.study_uid),
-            )
+        with self._lock, storage_errors(self._path):
+            self._settle()
+            with self._swift_transaction() as db:
+                db.execute(
+                    """UPDATE instance SET pruned_at = NULL, file = ?, start = ?, bytes = ?
+                       WHERE study_uid = ? AND sop_instance_uid = ? AND sha256 = ?""",
+                    (place.file, place.start, place.size, facts.study_uid, facts.sop_instance_uid, arrival.sha256),
+                )
+                db.execute(
+                    "UPDATE study SET last_at = ?, sender = ? WHERE study_uid = ?",
+                    (iso(arrival.at), arrival.sender, facts.study_uid),
+                )
+
+    def flush(self) -> int:
+        """Write the rows that are behind; how many there were."""
+        with self._lock, storage_errors(self._path):
+            count = len(self._behind)
+            self._settle()
+        return count
+
+    def _settle(self) -> None:
+        if self._behind:
+            with self._swift_transaction() as db:
+                for arrival in self._behind:
+                    _insert(db, arrival)
+            self._behind.clear()
 
     def recorded(self, file: str) -> int:
         """Bytes of a file of the spool, from its beginning, that rows tell of, pruned ones too."""
@@ -108,11 +123,13 @@ class IntakeJournal(IntakeTables):
     def study(self, study_uid: str) -> OpenStudy:
         """What is known of a study, whatever its state; without facts if there is nothing."""
         with self._lock, storage_errors(self._path):
+            self._settle()
             return _open_study(self._db, study_uid)
 
     def open_studies(self) -> list[OpenStudy]:
         """All studies that are RECEIVING."""
         with self._lock, storage_errors(self._path):
+            self._settle()
             rows = self._db.execute("SELECT study_uid FROM study WHERE state = ?", (State.RECEIVING.value,)).fetchall()
             return [_open_study(self._db, study_uid) for (study_uid,) in rows]
 
@@ -148,6 +165,7 @@ class IntakeJournal(IntakeTables):
     def spooled(self) -> list[SpooledStudy]:
         """Studies with files in the spool, oldest first."""
         with self._lock, storage_errors(self._path):
+            self._settle()
             rows = self._db.execute(
                 """SELECT study_uid, sum(bytes), last_at, state FROM study JOIN instance USING (study_uid)
                    WHERE pruned_at IS NULL GROUP BY study_uid ORDER BY last_at, study_uid"""
@@ -168,6 +186,27 @@ class IntakeJournal(IntakeTables):
                 (iso(at), study_uid),
             ).fetchall()
         return sorted({file for (file,) in rows})
+
+
+def _insert(db: sqlite3.Connection, arrival: Arrival) -> None:
+    facts, place, at = arrival.facts, arrival.place, iso(arrival.at)
+    before = state_of(db, facts.study_uid)
+    state = before if before and arrival.evidence else after(before or State.RECEIVING, Event.INSTANCE_STORED)
+    db.execute(
+        """INSERT INTO study (study_uid, state, sender, first_at, last_at) VALUES (?, ?, ?, ?, ?)
+           ON CONFLICT DO UPDATE SET state = excluded.state, sender = excluded.sender, last_at = excluded.last_at""",
+        (facts.study_uid, state.value, arrival.sender, at, at),
+    )
+    db.execute(
+        """INSERT INTO instance (study_uid, series_uid, sop_instance_uid, sop_class_uid, sha256, file, start, bytes,
+                                 transfer_syntax, sender, stored_at, facts, evidence)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+        (
+            *(facts.study_uid, facts.series_uid, facts.sop_instance_uid, facts.sop_class_uid),
+            *(arrival.sha256, place.file, place.start, place.size, arrival.transfer_syntax, arrival.sender),
+            *(at, facts.to_json(), int(arrival.evidence)),
+        ),
+    )
 
 
 def _open_study(db: sqlite3.Connection, study_uid: str) -> OpenStudy:

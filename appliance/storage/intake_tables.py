@@ -41,29 +41,40 @@ class IntakeTables:
             self._swift.close()
             self._db.close()
 
+    def _settle(self) -> None:
+        """Called with the lock held before anything is read or written."""
+
     def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         with self._lock, storage_errors(self._path):
+            self._settle()
             return self._db.execute(sql, parameters).fetchall()
 
     def transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         """Everything inside is committed together, or not at all; durable afterwards."""
         return self._transaction(self._db)
 
-    def swift_transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """As `transaction`, but a power cut may take it back, until one that is durable follows."""
-        return self._transaction(self._swift)
+    def _swift_transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """The same with the lock held already; a power cut may take it back, until one that is durable follows."""
+        return _together(self._swift)
 
     @contextlib.contextmanager
     def _transaction(self, db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         with self._lock, storage_errors(self._path):
-            db.execute("BEGIN IMMEDIATE")
-            try:
+            self._settle()
+            with _together(db):
                 yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+
+
+@contextlib.contextmanager
+def _together(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 @contextlib.contextmanager

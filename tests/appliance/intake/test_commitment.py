@@ -217,7 +217,7 @@ def test_what_was_on_its_way_elsewhere_comes_on_this_association_if_and_only_if_
     ledger, asker = CommitmentFile(tmp_path / "intake.db"), Asker("SCANNER1", "127.0.0.1")
     commitments = Commitments(
         ledger=ledger, caller=Elsewhere(), clock=SystemClock(), supported=[CTImageStorage], most_references=10,
-        most_owed=10, has_room=lambda: True, announced=lambda _: None, given_up=lambda _: None,
+        most_owed=10, has_room=lambda: True, settle=lambda: None, announced=lambda _: None, given_up=lambda _: None,
         patience=Patience(same_association=dt.timedelta()),
     )  # fmt: skip
     now = dt.datetime.now(dt.timezone.utc)
