@@ -28,7 +28,7 @@ from appliance.intake.wire.messages import CONTROL_LIMIT
 from appliance.intake.wire.service import Listener
 from appliance.ports import Clock, Doorbell
 from appliance.worker import Worker
-from core.errors import OneScanError
+from core.errors import OneScanError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +170,7 @@ class ReceiverRole:
         self._side_doors.stop()
         self._control.stop()
         self._worker.stop()
+        self._flush()
         self._spool.close()
         self._write_senders()
 
@@ -207,7 +208,7 @@ class ReceiverRole:
 
     def _step(self) -> float:
         """Decide what can be decided; returns the seconds until time alone can decide something more."""
-        behind = self._ledger.flush()
+        behind = self._flush()
         with self._lock:
             for decision in self._assembly.tick(self._clock.monotonic()):
                 if isinstance(decision, Complete):
@@ -223,6 +224,13 @@ class ReceiverRole:
             self._prune()
         soon = _FLUSH_S if behind else _LOOK_S
         return soon if deadline is None else min(soon, max(0.01, deadline - now))
+
+    def _flush(self) -> int:
+        try:
+            return self._ledger.flush()
+        except StorageError as error:  # nothing is lost by it: the spool has them
+            log.warning("the ledger is behind: %s; %s", error, error.remedy())
+            return 1
 
     def _keep_paces(self, learned: Sequence[tuple[Sender, Pace]]) -> None:
         if self._paces is None:

@@ -103,13 +103,18 @@ class Stand:
         return self.role._receiver._service.links()
 
     def objects(self) -> list[Extent]:
-        """What lies in the spool, whatever the ledger says; of a study in the order in which it came."""
-        segments = sorted(self.spool.glob("*.segment"))
-        return [Extent(path, record.offset, record.size) for path in segments for record in records(path)]
+        """What lies in the spool, whatever the ledger says."""
+        return objects(self.spool)
 
     def close(self) -> None:
         self.role.stop()
         self.journal.close()
+
+
+def objects(spool: Path) -> list[Extent]:
+    """What lies in a spool; of a study in the order in which it came."""
+    segments = sorted(spool.glob("*.segment"))
+    return [Extent(path, record.offset, record.size) for path in segments for record in records(path)]
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ def test_a_body_that_drips_is_ended_and_its_visit_is_broken(tmp_path: Path) -> N
         for head, content in ((head_of(len(body)), body), (head_of(None), chunked(body, 100))):
             at = len(content) - 9_000
             assert drip(stand, head + content[:at], content[at:]) == (408, [whole.SOPInstanceUID])
-        assert len(stand.files()) == 1
+        assert len(stand.objects()) == 1
         assert not stand.reader.handovers_after(0)
         served(stand)
     (sender,) = read_senders(tmp_path / "senders.json")
@@ -127,7 +127,7 @@ def test_an_instance_that_is_too_long_ends_the_request_and_what_came_before_is_n
         connection.sendall(sent)  # all of it, before it listens
         status, headers, module = said(connection)
         assert (status, headers["connection"], instances(module)) == (413, "close", [first.SOPInstanceUID])
-        assert len(stand.files()) == 1
+        assert len(stand.objects()) == 1
         served(stand)
 
 
@@ -194,7 +194,7 @@ def test_half_a_body_leaves_what_was_whole_and_the_rest_can_be_sent_again(tmp_pa
         with connect(stand) as connection:  # one that is simply gone
             connection.sendall(head_of(len(body)) + body[: len(body) // 2])
         wait_for(lambda: not stand.role._side_doors.stow.clients())  # type: ignore[union-attr]
-        assert len(stand.files()) == 2
+        assert len(stand.objects()) == 2
         time.sleep(0.5)
         assert not stand.reader.handovers_after(0), "half of it counted as a study"
         assert post(stand, body)[0] == 200
@@ -221,7 +221,7 @@ def test_who_does_not_speak_http_is_told_so(tmp_path: Path, said_first: bytes) -
             threading.Thread(target=_sends, args=(connection, said_first), daemon=True).start()
             assert said(connection)[0] in (400, 431)
         served(stand)
-        assert len(stand.files()) == 1
+        assert len(stand.objects()) == 1
 
 
 def test_more_connections_than_allowed_are_turned_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -241,7 +241,7 @@ def test_stopping_answers_who_is_sending(tmp_path: Path) -> None:
     body = multipart([part10(ds) for ds in ct_series(4)])
     with box(tmp_path) as stand, connect(stand) as connection, connect(stand) as idle:
         connection.sendall(head_of(len(body)) + body[: len(body) // 2])
-        wait_for(stand.files)
+        wait_for(stand.objects)
         assert port(stand)
         stopping = threading.Thread(target=stand.role.stop)
         stopping.start()

@@ -76,4 +76,4 @@ def test_orthanc_hears_of_instances_that_are_not_taken(tmp_path: Path, gateway: 
         knows(gateway, stand)
         with pytest.raises(ServerError):
             stow(gateway, "Study", StudyInstanceUID=series[0].StudyInstanceUID)
-        assert not stand.files()
+        assert not stand.objects()

@@ -37,8 +37,8 @@ ROOT = Path(__file__).resolve().parents[4]
 def spooled(stand: Stand) -> dict[str, bytes]:
     """Data sets in the spool, by SOP Instance UID."""
     found = {}
-    for path in stand.files():
-        content = path.read_bytes()
+    for extent in stand.objects():
+        content = extent.read()
         meta = read_meta(content)
         found[meta.sop_instance_uid] = content[meta.offset :]
     return found
@@ -121,7 +121,7 @@ def test_connections_are_kept_and_chunks_are_taken(tmp_path: Path) -> None:
             local.add(client.sock.getsockname())
         client.close()
         assert len(local) == 1
-        assert len(stand.files()) == 3
+        assert len(stand.objects()) == 3
 
 
 def test_who_waits_for_100_continue_hears_it_or_the_refusal(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_where_nothing_could_be_stored_it_is_a_conflict(
     with box(tmp_path) as stand:
         status, _, module = post(stand, multipart(parts, kind), f"/studies/{uid('a')}")
         assert (status, reasons(module), instances(module)) == (409, [reason], [])
-        assert not stand.files()
+        assert not stand.objects()
 
 
 def test_the_transfer_syntax_may_be_named_and_a_type_left_out(tmp_path: Path) -> None:
@@ -181,14 +181,14 @@ def test_the_transfer_syntax_may_be_named_and_a_type_left_out(tmp_path: Path) ->
         named = "application/dicom; transfer-syntax=1.2.840.10008.1.2"
         assert post(stand, multipart([part10(ct_slice(), syntax=ImplicitVRLittleEndian)], named))[0] == 200
         assert post(stand, multipart([part10(ct_slice(index=1))], ""))[0] == 200
-        assert len(stand.files()) == 2
+        assert len(stand.objects()) == 2
 
 
 def test_another_content_under_a_known_uid_is_kept_and_reported(tmp_path: Path) -> None:
     with box(tmp_path) as stand:
         assert post(stand, multipart([part10(ct_slice())]))[0] == 200
         assert post(stand, multipart([part10(ct_slice(PatientAge="058Y"))]))[0] == 200
-        assert (len(stand.files()), stand.duplicates) == (2, ["pseudonym"])
+        assert (len(stand.objects()), stand.duplicates) == (2, ["pseudonym"])
 
 
 def test_without_room_the_client_is_told_when_to_come_again(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_without_room_the_client_is_told_when_to_come_again(tmp_path: Path) -> N
         stand.role._min_free_bytes = 0  # the disk fills while the request is under way
         status, headers, module = post(stand, body)
         assert (status, headers["retry-after"], reasons(module)) == (503, "60", [0xA700])
-        assert not stand.files()
+        assert not stand.objects()
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_over_tls_with_certificates_of_the_sites_authority(tmp_path: Path) -> No
             over_tls(unknown)
         with pytest.raises((OSError, http.client.HTTPException)):
             post(stand, body)  # without TLS
-        assert len(stand.files()) == 1
+        assert len(stand.objects()) == 1
     (sender,) = read_senders(tmp_path / "box" / "senders.json")
     assert sender.tls
 
