@@ -92,7 +92,11 @@ class Stand:
             "duplicate_content": self.duplicates.append,
         }
         self.role = ReceiverRole(**{**arguments, **changes})
-        self.role.start()
+        try:
+            self.role.start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def port(self) -> int:
