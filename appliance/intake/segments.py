@@ -46,7 +46,7 @@ class Segment:
         self.path = path
         self._writing, self._syncing = threading.Lock(), threading.Lock()
         self._end = self._synced = 0
-        self._open = True
+        self._open, self._fd = True, -1
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
             durable.sync_folder(path.parent)
@@ -67,7 +67,7 @@ class Segment:
         head = _HEAD.pack(_MAGIC, len(about), zlib.crc32(about), size) + about
         with self._writing:
             if self._open and not os.fstat(self._fd).st_nlink:
-                self._close()  # somebody removed the file: what is written now would be in none
+                self._open = False  # somebody removed the file: what is written now would be in none
             if not self._open:
                 raise Retired
             begin = self._end
@@ -91,19 +91,17 @@ class Segment:
             try:
                 os.fdatasync(self._fd)
             except OSError as error:
-                self._close()  # the kernel may have dropped the pages: never trust this file again
+                self._open = False  # the kernel may have dropped the pages: never trust this file again
                 raise durable.storage_error(self.path, error) from error
             self._synced = covered
 
     def close(self) -> None:
-        """Take nothing more."""
+        """Take nothing more. Only here is the descriptor closed: no thread is using it while both locks are held."""
         with self._syncing, self._writing:
-            self._close()
-
-    def _close(self) -> None:
-        if self._open:
             self._open = False
-            os.close(self._fd)
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
 
 def _write_all(fd: int, parts: Sequence[Bytes], at: int) -> None:

@@ -105,7 +105,6 @@ class Spool:
             with self._lock:
                 segment = self._open.get(_study_of(name))
             if segment is not None and segment.path == path:
-                segment.close()
                 self._forget(segment)
             path.unlink(missing_ok=True)
             if path.parent != self.folder:  # of an older release
@@ -141,6 +140,7 @@ class Spool:
         with self._lock:
             if self._open.get(study) is segment:
                 del self._open[study]
+        segment.close()
 
 
 def prunable(

@@ -17,7 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.intake import spool as spool_module
+from appliance.intake.ledger import Place
 from appliance.intake.segments import Retired, Segment, records
+from appliance.intake.spool import Spool
 from core.errors import StorageError, StorageFull
 from core.extent import Extent
 from tests.appliance.dicom_samples import ct_series, ct_slice, encoded
@@ -252,3 +255,44 @@ def test_a_spool_of_the_first_release_is_read_on(tmp_path: Path) -> None:
         assert sum(i.extent.path.suffix == ".dcm" for i in handover.instances) == 3
         stand.role._spool.remove(stand.journal.mark_pruned(handover.study_uid, handover.complete_at))
         assert not list((tmp_path / "spool").iterdir())
+
+
+def test_closing_a_segment_that_threads_write_to_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    answered: list[tuple[bytes, Place]] = []
+    over = threading.Event()
+
+    def sender(number: int) -> None:
+        for n in range(60):
+            content = b"%d %d " % (number, n) * 900
+            answered.append((content, spool.append(f"1.2.{n % 3}", b"{}", [content])))
+
+    def closer() -> None:
+        while not over.is_set():
+            for name in spool.segments():
+                segment = spool._open.get(name.partition("-")[0])
+                if segment is not None:
+                    segment.close()
+
+    threads = [threading.Thread(target=sender, args=(number,)) for number in range(6)]
+    disturber = threading.Thread(target=closer)
+    disturber.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    disturber.join()
+    spool.close()
+    assert len(answered) == 360
+    assert len({(place.file, place.start) for _, place in answered}) == 360
+    assert all(spool.extent(place).read() == content for content, place in answered)
+
+
+def test_more_studies_at_once_than_segments_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "_MOST_OPEN", 2)
+    spool = Spool(tmp_path / "spool")
+    places = [(n, spool.append(f"1.2.{n % 5}", b"{}", [b"%d" % n])) for n in range(50)]
+    assert len(spool._open) == 2
+    assert all(spool.extent(place).read() == b"%d" % n for n, place in places)
+    spool.close()
