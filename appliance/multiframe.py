@@ -32,6 +32,7 @@ MACROS: dict[str, dict[str, str]] = {
     "CTReconstructionSequence": {
         "ConvolutionKernel": "ConvolutionKernel",
         "ReconstructionDiameter": "ReconstructionDiameter",
+        "ReconstructionFieldOfView": "ReconstructionFieldOfView",
     },
     "CTAcquisitionDetailsSequence": {"GantryDetectorTilt": "GantryDetectorTilt"},
     "FrameContentSequence": {"FrameAcquisitionNumber": "AcquisitionNumber"},

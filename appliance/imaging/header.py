@@ -30,7 +30,7 @@ _KEYWORDS = [
     *("ImageOrientationPatient", "FrameOfReferenceUID", "SamplesPerPixel", "PhotometricInterpretation"),
     *("NumberOfFrames", "Rows", "Columns", "PixelSpacing", "BitsAllocated", "BitsStored", "PixelRepresentation"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType"),
-    *(SHARED, PER_FRAME, AGENTS),
+    *("ReconstructionDiameter", "ReconstructionFieldOfView", SHARED, PER_FRAME, AGENTS),
 ]
 
 
@@ -40,6 +40,7 @@ class ImageHeader:
 
     pixels_at: where in the file the element Pixel Data begins. frames: of the stored object. frame: which of them this
     is, from 1; None: the object itself.
+    reconstructed_mm: diameter, or narrower side, of what was reconstructed.
     position: of the centre of the first pixel, mm LPS. orientation: row then column direction cosines.
     pixel_spacing_mm: between rows, between columns. image_type, kernel: upper case. patient_*: never in a repr or log.
     """
@@ -61,6 +62,7 @@ class ImageHeader:
     columns: int
     frames: int
     pixel_spacing_mm: tuple[float, float] | None
+    reconstructed_mm: float | None
     thickness_mm: float | None
     tilt_degrees: float | None
     series_number: int | None
@@ -129,6 +131,7 @@ def _header(extent: Extent, pixels_at: int, ds: Dataset, frame: int | None) -> I
         columns=_integer(ds, "Columns") or 0,
         frames=_integer(ds, "NumberOfFrames") or 1,
         pixel_spacing_mm=_pair(ds),
+        reconstructed_mm=_reconstructed(ds),
         thickness_mm=_number(ds, "SliceThickness"),
         tilt_degrees=_number(ds, "GantryDetectorTilt"),
         series_number=_integer(ds, "SeriesNumber"),
@@ -194,6 +197,13 @@ def _orientation(ds: Dataset) -> Orientation | None:
 def _pair(ds: Dataset) -> tuple[float, float] | None:
     n = _floats(ds, "PixelSpacing", 2)
     return (n[0], n[1]) if n and min(n) > 0 else None
+
+
+def _reconstructed(ds: Dataset) -> float | None:
+    """Reconstruction Diameter (0018,1100), or Field of View (0018,9317) where it is no circle; 0 says nothing."""
+    keywords = ("ReconstructionDiameter", "ReconstructionFieldOfView")
+    sizes = [float(v) for keyword in keywords for v in _values(ds, keyword)]
+    return min((size for size in sizes if math.isfinite(size) and size > 0), default=None)
 
 
 def _padding(ds: Dataset, signed: bool) -> tuple[int, int] | None:

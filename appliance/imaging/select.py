@@ -14,14 +14,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from appliance.imaging.header import CT_IMAGE, ImageHeader
-from appliance.imaging.serving import Refusal, kernel_of, unserved
+from appliance.imaging.serving import Refusal, diameter_mm, kernel_of, unserved
 from appliance.imaging.stack import Stack, StackRules, make_stack
 from appliance.multiframe import MULTI_FRAME
 from core.errors import InputRefused
 from core.finding import Cancer, Reason
 from core.requirement import DEFAULTS, Requirement
 
-_COVERAGE = 0.8
+_SEEN = 0.8
+_WHOLE_BODY_MM = 350.0
+"""A field beyond shows no more of a patient of usual size."""
+_HOLDS_THE_BODY_MM = 280.0
 _PREFERRED_SPACING_MM = 2.0
 _LOCALIZER = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SCANO"})
 _PROCESSED = frozenset(
@@ -152,10 +155,10 @@ def _others(stack: Stack, asked: Mapping[Cancer, Requirement]) -> dict[Cancer, R
 
 
 def _best(stacks: Sequence[Stack]) -> Stack:
-    """The preferred one of those that cover at least 80 % of the longest."""
-    longest = max(map(_coverage_mm, stacks))
-    long_enough = [stack for stack in stacks if _coverage_mm(stack) >= _COVERAGE * longest]
-    return min(long_enough, key=lambda stack: (*(prefer(stack) for _, prefer in PREFERENCES), _uid(stack)))
+    """The preferred one of those that show at least 80 % of what the one shows that shows most of the body."""
+    most = max(map(_seen_mm2, stacks))
+    enough = [stack for stack in stacks if _seen_mm2(stack) >= _SEEN * most]
+    return min(enough, key=lambda stack: (*(prefer(stack) for _, prefer in PREFERENCES), _uid(stack)))
 
 
 ImageQuestion = tuple[Reason, str, Callable[[ImageHeader], bool]]
@@ -196,12 +199,18 @@ def _coverage_mm(stack: Stack) -> float:
     return stack.geometry.extent_mm[0]
 
 
+def _seen_mm2(stack: Stack) -> float:
+    """How much of the body a series shows: from end to end times from side to side."""
+    return _coverage_mm(stack) * min(diameter_mm(stack), _WHOLE_BODY_MM)
+
+
 def _uid(stack: Stack) -> str:
     return stack.headers[0].series_uid
 
 
 PREFERENCES: tuple[tuple[str, Callable[[Stack], float]], ...] = (
     # the smaller value goes first; the next line decides among equals
+    ("a field that holds the body", lambda stack: float(diameter_mm(stack) < _HOLDS_THE_BODY_MM)),
     ("softest kernel", lambda stack: float(kernel_of(stack))),
     ("no contrast agent", lambda stack: float(bool(stack.headers[0].contrast_agent))),
     ("original before derived images", lambda stack: float("DERIVED" in stack.headers[0].image_type[:1])),
@@ -214,10 +223,11 @@ PREFERENCES: tuple[tuple[str, Callable[[Stack], float]], ...] = (
 
 def _why(stack: Stack, serving: int, all_series: int) -> str:
     first, z = stack.headers[0], stack.geometry.spacing_mm[0]
-    kernel = kernel_of(stack).name.lower()
+    kernel, field = kernel_of(stack).name.lower(), diameter_mm(stack)
     return (
         f"best of {serving} series that serve ({all_series} received): {len(stack.headers)} axial slices every "
-        f"{z:g} mm, {_coverage_mm(stack):.0f} mm covered, {kernel} kernel {first.kernel or '(not named)'}"
+        f"{z:g} mm, {_coverage_mm(stack):.0f} mm covered, field of {field:.0f} mm, "
+        f"{kernel} kernel {first.kernel or '(not named)'}"
         f"{', contrast agent given' if first.contrast_agent else ''}"
     )
 

@@ -76,8 +76,9 @@ def unserved(stack: Stack, asked: Requirement) -> Refusal | None:
 
 
 def diameter_mm(stack: Stack) -> float:
-    """The field that was reconstructed: its narrower side, mm."""
-    return min(stack.geometry.extent_mm[1:])
+    """The field, mm: the narrower side of the matrix, or what was reconstructed of it where that is less."""
+    told = (h.reconstructed_mm for h in stack.headers if h.reconstructed_mm is not None)
+    return min(*stack.geometry.extent_mm[1:], *told)
 
 
 def kernel_of(stack: Stack) -> Sharpness:

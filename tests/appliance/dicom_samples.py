@@ -46,7 +46,7 @@ def ct_slice(study: str = "a", series: str = "1", index: int = 0, spacing: float
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     ds.FrameOfReferenceUID = uid(study, "frame")
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.Rows, ds.Columns, ds.PixelSpacing = SIZE, SIZE, [0.8, 0.7]
+    ds.Rows, ds.Columns, ds.PixelSpacing = SIZE, SIZE, [6.4, 5.6]
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
     ds.RescaleIntercept, ds.RescaleSlope = -1024, 1
     ds.PixelData = stored_values(index).tobytes()
@@ -82,7 +82,11 @@ def enhanced(slices: Sequence[Dataset], instance: object = "enhanced") -> Datase
             PixelMeasuresSequence={"PixelSpacing": first.PixelSpacing, "SliceThickness": first.SliceThickness},
             PlaneOrientationSequence={"ImageOrientationPatient": first.ImageOrientationPatient},
             CTImageFrameTypeSequence={"FrameType": ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]},
-            CTReconstructionSequence={"ConvolutionKernel": first.ConvolutionKernel},
+            CTReconstructionSequence={
+                keyword: first[keyword].value
+                for keyword in ("ConvolutionKernel", "ReconstructionDiameter")
+                if keyword in first
+            },
         )
     ]
     ds.PerFrameFunctionalGroupsSequence = [

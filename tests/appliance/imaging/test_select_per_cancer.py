@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydicom.dataset import Dataset
 
-from appliance.imaging.header import ImageHeader, read_header
+from appliance.imaging.header import ImageHeader, read_header, read_headers
 from appliance.imaging.select import Selection, select
 from core.extent import Extent
 from core.finding import Cancer, Reason
 from core.requirement import DEFAULTS, Requirement, requirements
-from tests.appliance.dicom_samples import ct_series, uid, write_files
+from tests.appliance.dicom_samples import ct_series, enhanced, uid, write_files
 
-WIDE, NARROW = [6.0, 6.0], [3.9, 3.9]  # mm a pixel: fields of 384 and 250 mm over 64 pixels
+WIDE, NARROW = [6.0, 6.0], [4.6, 4.6]  # mm a pixel: fields of 384 and 294 mm over 64 pixels
 REST = [c for c in Cancer if c is not Cancer.BREAST]
 
 
@@ -43,7 +43,7 @@ def test_lung_is_readable_while_breast_is_cut_off(tmp_path: Path) -> None:
     assert only.cancers == tuple(REST)
     reason, detail = selection.without[Cancer.BREAST]
     assert reason is Reason.NOT_COVERED
-    assert "field of 250 mm" in detail
+    assert "field of 294 mm" in detail
     assert only.others == selection.without
 
 
@@ -55,6 +55,65 @@ def test_each_cancer_gets_the_series_that_serves_it(tmp_path: Path) -> None:
         (uid("a", "wide"), (Cancer.BREAST,)),
     ]
     assert selection.without == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("spine", {"PixelSpacing": [2.8, 2.8]}),
+        ("heart", {"PixelSpacing": [3.9, 3.9]}),
+        ("heart", {"ReconstructionDiameter": 250}),  # the matrix is wide, what was reconstructed is not
+    ],
+)
+def test_a_field_that_cuts_the_body_off_loses_to_a_full_one_whatever_else_speaks_for_it(
+    tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    full = wide("full", ContrastBolusAgent="Iomeprol", ConvolutionKernel="B50f", ReconstructionDiameter=384)
+    [only] = select(headers_of(tmp_path, [*full, *wide(name, **changes)])).series
+    assert only.headers[0].series_uid == uid("a", "full")
+    assert "field of 384 mm" in only.why
+
+
+def test_a_longer_one_with_a_narrow_field_loses_to_a_full_one_of_half_its_length(tmp_path: Path) -> None:
+    spine = wide("spine", count=40, PixelSpacing=[3.5, 3.5])
+    [only] = select(headers_of(tmp_path, [*wide("chest", count=22), *spine])).series
+    assert only.headers[0].series_uid == uid("a", "chest")
+
+
+def test_a_short_full_one_does_not_stand_for_a_whole_scan(tmp_path: Path) -> None:
+    short = wide("timing", count=10)
+    selection = select(headers_of(tmp_path, [*short, *wide("lungs", count=60, PixelSpacing=[4.2, 4.2])]))
+    served = {chosen.headers[0].series_uid: chosen.cancers for chosen in selection.series}
+    assert served == {uid("a", "lungs"): tuple(REST), uid("a", "timing"): (Cancer.BREAST,)}
+
+
+@pytest.mark.parametrize(
+    ("field", "served"),
+    [
+        (150.0, set()),
+        (180.0, {Cancer.OESOPHAGUS}),
+        (210.0, {Cancer.OESOPHAGUS, Cancer.PANCREAS, Cancer.STOMACH}),
+        (230.0, set(REST)),
+        (300.0, set(Cancer)),
+    ],
+)
+@pytest.mark.parametrize("told", ["by the matrix", "by the header", "by a frame"])
+def test_alone_it_is_refused_for_the_cancers_whose_organ_it_cuts_off(
+    tmp_path: Path, field: float, served: set[Cancer], told: str
+) -> None:
+    zoomed = wide(PixelSpacing=[field / 64] * 2) if told == "by the matrix" else wide(ReconstructionDiameter=field)
+    [*paths] = write_files(tmp_path, [enhanced(zoomed)] if told == "by a frame" else zoomed)
+    selection = select([header for path in paths for header in read_headers(Extent(path))])
+    assert {c for chosen in selection.series for c in chosen.cancers} == served
+    assert {reason for reason, _ in selection.without.values()} <= {Reason.NOT_COVERED}
+    assert all(f"the field of {field:.0f} mm cuts it off" in detail for _, detail in selection.without.values())
+
+
+@pytest.mark.parametrize("diameter", [0, None])
+def test_a_diameter_of_zero_says_nothing(tmp_path: Path, diameter: int | None) -> None:
+    changes = {} if diameter is None else {"ReconstructionDiameter": diameter}
+    [only] = select(headers_of(tmp_path, wide(**changes))).series
+    assert only.cancers == tuple(Cancer)
 
 
 def test_the_cancers_that_the_model_knows_decide_which_series_goes_first(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_header_values(tmp_path: Path) -> None:
     (path,) = write_files(tmp_path, [ct_slice(index=3, GantryDetectorTilt="")], syntax=ImplicitVRLittleEndian)
     header = read_header(Extent(path))
     assert header.position == (-20.0, -30.0, 6.0)
-    assert header.pixel_spacing_mm == (0.8, 0.7)
+    assert header.pixel_spacing_mm == (6.4, 5.6)
     assert (header.rows, header.columns, header.kernel, header.age_years, header.sex) == (64, 64, "B30F", 57, "F")
     assert header.tilt_degrees is None
     assert "PID-4711" not in repr(header)
@@ -161,7 +161,7 @@ def test_slices_stand_where_the_geometry_says(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     volume = build_volume(headers, progress=lambda done, of: seen.append((done, of)))
     assert [int(v) for v in volume.hu[:, 0, 0]] == list(range(12))
-    assert volume.geometry.spacing_mm == (2.5, 0.8, 0.7)
+    assert volume.geometry.spacing_mm == (2.5, 6.4, 5.6)
     assert volume.geometry.is_axial()
     assert tuple(volume.geometry.to_patient((11, 0, 0))) == (-20.0, -30.0, 27.5)
     assert seen == [(i + 1, 12) for i in range(12)]

@@ -36,7 +36,7 @@ def assert_read_as_sent(handover: Handover) -> None:
     assert choice.refusal is None
     volume = build_volume(choice.series[0].headers)
     assert [int(v) for v in volume.hu[:, 0, 0]] == list(range(COUNT))
-    assert np.allclose(volume.geometry.spacing_mm, (2.0, 0.8, 0.7))
+    assert np.allclose(volume.geometry.spacing_mm, (2.0, 6.4, 5.6))
 
 
 def test_dcmtk_sends_one_and_it_is_handed_over_at_once(tmp_path: Path) -> None:
