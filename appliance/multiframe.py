@@ -18,8 +18,13 @@ SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsS
 AGENTS = "ContrastBolusAgentSequence"
 _USAGE = "ContrastBolusUsageSequence"
 
+_AS_IT_WAS = ("ConvolutionKernel", "ReconstructionDiameter", "GantryDetectorTilt", "ContrastBolusAgent")
+"""What a conversion from single-frame images keeps where no functional group is meant for it (PS3.3 A.70)."""
+
 MACROS: dict[str, dict[str, str]] = {
-    # functional group             attribute in it → attribute of a single-frame image
+    # functional group, later ones go before: attribute in it → attribute of a single-frame image
+    "UnassignedSharedConvertedAttributesSequence": {name: name for name in _AS_IT_WAS},
+    "UnassignedPerFrameConvertedAttributesSequence": {name: name for name in _AS_IT_WAS},
     "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing", "SliceThickness": "SliceThickness"},
     "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
     "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},

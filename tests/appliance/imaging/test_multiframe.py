@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.dataset import Dataset
+from highdicom.legacy import LegacyConvertedEnhancedCTImage
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
@@ -19,7 +20,7 @@ from appliance.imaging.volume import build_volume
 from core.errors import InputRefused
 from core.extent import Extent
 from core.finding import Cancer, Reason
-from tests.appliance.dicom_samples import ct_series, ct_slice, enhanced, part10, write_files
+from tests.appliance.dicom_samples import ct_series, ct_slice, enhanced, part10, uid, write_files
 
 COUNT = 12
 CLOSED = b"\xfe\xff\xdd\xe0\0\0\0\0"
@@ -178,3 +179,23 @@ def test_a_file_that_ends_within_its_pixels_is_unreadable(tmp_path: Path, syntax
         with pytest.raises(InputRefused) as refused:
             decode_slice(read_headers(Extent(path))[-1])
         assert refused.value.reason is Reason.UNREADABLE
+
+
+def test_a_series_that_highdicom_converted_makes_the_same_volume(tmp_path: Path) -> None:
+    slices = ct_series(COUNT, ConvolutionKernel="B70f", ReconstructionDiameter=350, GantryDetectorTilt=0)
+    for image in slices:
+        image.file_meta = FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        image.ContentDate = image.AcquisitionDate = image.StudyDate
+        image.StudyTime = image.ContentTime = image.AcquisitionTime = "101112"
+        image.PatientBirthDate = image.StudyID = image.AccessionNumber = image.ReferringPhysicianName = ""
+        image.PositionReferenceIndicator, image.SeriesNumber = "", 2
+    converted = LegacyConvertedEnhancedCTImage(slices, uid("legacy"), 9, uid("legacy", 1), 1)
+    converted.save_as(tmp_path / "converted.dcm")
+    [chosen] = select(read_headers(Extent(tmp_path / "converted.dcm"))).series
+    single = headers_of(tmp_path / "single", *slices)
+    for name in ("kernel", "reconstructed_mm", "tilt_degrees", "thickness_mm"):
+        assert getattr(chosen.headers[0], name) == getattr(single[0], name), name
+    ours, theirs = build_volume(chosen.headers), build_volume(single)
+    assert ours.geometry == theirs.geometry
+    assert (ours.hu == theirs.hu).all()

@@ -291,6 +291,13 @@ def test_the_deadline_stops_the_analysis_and_names_itself(bundle: Bundle) -> Non
     assert {answers[c].reason for c in (Cancer.LUNG, Cancer.LIVER)} == {Reason.DEADLINE}
 
 
+def test_what_other_series_of_the_study_took_counts_towards_its_deadline(bundle: Bundle) -> None:
+    cascade = toy.cascade(bundle, budget=Budget(deadline_s=1000))
+    for spent, reasons in ((0.0, set()), (1001.0, {Reason.DEADLINE})):
+        answers = toy.answers(cascade.analyse(toy.torso(lung_lesion_mm=12), toy.ADULT, spent_s=spent))
+        assert {r for c in (Cancer.LUNG, Cancer.LIVER) if (r := answers[c].reason)} == reasons
+
+
 def test_cancelling_ends_the_analysis_at_every_point_where_it_is_asked(bundle: Bundle) -> None:
     volume = toy.torso(lung_lesion_mm=12)
     cascade = toy.cascade(bundle)
