@@ -1,8 +1,8 @@
 """One slice to HU: an image of its own, or a frame of a multi-frame image.
 
-Native pixels are taken as they stand in the file. Compressed ones dicomsdl decodes first: it is fast and needs no
-plug-in for JPEG Lossless, JPEG-LS, JPEG 2000 and RLE. It silently fills in what a cut JPEG Lossless stream lacks, so
-that is checked before. Where it fails, pydicom tries; where both fail the study is UNREADABLE.
+Native pixels are taken as they stand in the file, RLE pydicom decodes. JPEG Lossless, JPEG-LS and JPEG 2000 dicomsdl
+decodes first: it is fast and needs no plug-in. It silently fills in what a cut JPEG Lossless stream lacks, so that is
+checked before. Where it fails, pydicom tries; where both fail the study is UNREADABLE.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _PADDING_IS_AIR_BELOW_HU = -200.0
 _JPEG_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
 _UNFRAGMENTED = frozenset({"1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"})
 """Explicit big endian and deflated: nothing that a scanner sends, but a hospital's archive may hold some."""
+_RLE = "1.2.840.10008.1.2.5"
+"""pydicom decodes it itself, in Python; dicomsdl ended the process over damaged streams of it."""
 _END_OF_IMAGE = b"\xff\xd9"
 
 Stored = npt.NDArray[Any]
@@ -108,6 +110,8 @@ def _decompressed(stream: bytes, header: ImageHeader) -> Stored:
     if header.transfer_syntax in _JPEG_LOSSLESS and not stream.rstrip(b"\0").endswith(_END_OF_IMAGE):
         raise InputRefused(Reason.UNREADABLE, "the JPEG stream is cut")
     content = _alone(stream, header)
+    if header.transfer_syntax == _RLE:
+        return _by_pydicom(content)
     try:
         return _by_dicomsdl(content)
     except Exception as error:

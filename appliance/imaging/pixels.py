@@ -19,6 +19,7 @@ IMPLICIT = "1.2.840.10008.1.2"
 NATIVE = frozenset({IMPLICIT, "1.2.840.10008.1.2.1"})
 _PIXEL_DATA, _ITEM, _END = 0x7FE00010, 0xFFFEE000, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
+_PIXEL_VRS = (b"OB", b"OW", b"UN")
 _BYTES = 2
 """Of a stored value: `decode` takes no others."""
 
@@ -85,7 +86,7 @@ def _element(file: BinaryIO, header: ImageHeader) -> tuple[int, int]:
     file.seek(header.pixels_at)
     head = _exactly(file, 8 if implicit else 12)
     group, element = struct.unpack_from("<HH", head)
-    if group << 16 | element != _PIXEL_DATA:
+    if group << 16 | element != _PIXEL_DATA or not (implicit or head[4:6] in _PIXEL_VRS):
         raise InputRefused(Reason.UNREADABLE, "no pixel data")
     return header.pixels_at + len(head), int(struct.unpack_from("<L", head, len(head) - 4)[0])
 

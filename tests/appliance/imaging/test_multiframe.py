@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import tracemalloc
 from pathlib import Path
@@ -20,7 +21,7 @@ from appliance.imaging.volume import build_volume
 from core.errors import InputRefused
 from core.extent import Extent
 from core.finding import Cancer, Reason
-from tests.appliance.dicom_samples import ct_series, ct_slice, enhanced, part10, uid, write_files
+from tests.appliance.dicom_samples import ct_series, ct_slice, encoded, enhanced, part10, uid, write_files
 
 COUNT = 12
 CLOSED = b"\xfe\xff\xdd\xe0\0\0\0\0"
@@ -199,3 +200,30 @@ def test_a_series_that_highdicom_converted_makes_the_same_volume(tmp_path: Path)
     ours, theirs = build_volume(chosen.headers), build_volume(single)
     assert ours.geometry == theirs.geometry
     assert (ours.hu == theirs.hu).all()
+
+
+def test_implicit_values_under_an_explicit_syntax_are_not_read_two_pixels_off(tmp_path: Path) -> None:
+    path = tmp_path / "x.dcm"
+    path.write_bytes(part10(ct_slice(), encoded(ct_slice(), ImplicitVRLittleEndian), ExplicitVRLittleEndian))
+    with pytest.raises(InputRefused) as refused:
+        decode_slice(read_headers(Extent(path))[0])
+    assert refused.value.reason is Reason.UNREADABLE
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(3))
+def test_damage_ends_in_a_refusal_or_in_slices(seed: int, tmp_path: Path) -> None:
+    whole = part10(enhanced(ct_series(4)))
+    header_bytes = len(whole) - 4 * 64 * 64 * 2
+    draw, path, refused = random.Random(seed), tmp_path / "x.dcm", 0
+    for n in range(150):
+        damaged = bytearray(whole)
+        for _ in range(draw.randrange(1, 6)):
+            damaged[draw.randrange(132, header_bytes)] = draw.randrange(256)
+        path.write_bytes(damaged[: draw.randrange(len(damaged))] if n % 3 == 0 else damaged)
+        try:
+            for header in read_headers(Extent(path)):
+                assert decode_slice(header).shape == (header.rows, header.columns)
+        except InputRefused:
+            refused += 1
+    assert 20 < refused < 150
