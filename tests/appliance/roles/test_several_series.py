@@ -294,3 +294,22 @@ def test_a_multi_frame_image_gives_the_same_bytes_again(tmp_path: Path, multi_fr
     first, second = ({i.path: (s / i.path).read_bytes() for i in read(s, multi_frame).objects} for s in states)
     assert len(first) == 5
     assert first == second
+
+
+def test_after_a_kill_between_two_series_the_study_is_read_again_to_the_same_bytes(
+    tmp_path: Path, instances: list[StoredInstance]
+) -> None:
+    class Killed(BallFinder):
+        def analyse(self, *args: object, **more: object) -> Analysis:
+            if self.seen:
+                raise KeyboardInterrupt
+            return super().analyse(*args, **more)  # type: ignore[arg-type]
+
+    undisturbed, state = read(tmp_path / "other", instances), tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        read_study(at_desk(state, Killed()), study(), instances)
+    assert not list(state.rglob("*.dcm"))  # nothing is written before all series are read
+    again = read(state, instances)
+    assert again.body == undisturbed.body
+    for item in again.objects:
+        assert (state / item.path).read_bytes() == (tmp_path / "other" / item.path).read_bytes()
