@@ -19,11 +19,13 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.uid import generate_uid
 from rich.progress import Progress
 
 from appliance.intake.segments import records
@@ -39,7 +41,42 @@ NO_DELAY = {**os.environ, "TCP_NODELAY": "1"}
 PDU = ["--max-pdu", "131072"]
 PEERS = ("storescp", "orthanc", "pynetdicom", "copy")
 ASSOCIATIONS = (1, 2, 4, 8)
+PACKED_SLICES = 120
 Figures = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a series is sent. packing: dcmtk's program for its transfer syntax. sender, peer: further arguments of
+    storescu and, where storescp is measured beside, of that."""
+
+    name: str
+    associations: int = 1
+    delay: bool = False
+    packing: tuple[str, ...] = ()
+    sender: tuple[str, ...] = ()
+    peer: tuple[str, ...] | None = None
+    tls: bool = False
+
+
+PLAIN = Way("ours", peer=())
+WAYS = (
+    PLAIN,
+    *(Way(f"ours_{n}", associations=n) for n in ASSOCIATIONS[1:]),
+    Way("slow", delay=True),
+    Way("tls", peer=(), tls=True),
+    Way("jpeg_ls", packing=("dcmcjpls",), sender=("-xt",), peer=("+xa",)),
+    Way("jpeg_lossless", packing=("dcmcjpeg", "+e1"), sender=("-xs",), peer=("+xa",)),
+    Way("rle", packing=("dcmcrle",), sender=("-xr",), peer=("+xa",)),
+)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Of the box and of storescp, on files."""
+
+    certificate: Path
+    key: Path
 
 
 def main() -> None:
@@ -53,49 +90,106 @@ def main() -> None:
     Path("var").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir="var") as name, Progress() as progress:
         folder = Path(name).resolve()
-        task = progress.add_task("bench-receive", total=a.runs * (len(PEERS) + len(ASSOCIATIONS) + 1))
-        with OneScan(folder / "stack", Site(quiet_seconds=10.0)) as stack:
-            figures = measure(stack, folder, a.runs, a.slices, progress, task)
+        task = progress.add_task("bench-receive", total=a.runs * (len(PEERS) - 1 + len(WAYS)))
+        own = self_signed(folder)
+        tls = {"port": 0, "certificate": str(own.certificate), "key": str(own.key)}
+        with OneScan(folder / "stack", Site(quiet_seconds=10.0, receiver={"tls": tls})) as stack:
+            figures = measure(stack, folder, own, a.runs, a.slices, lambda: progress.advance(task))
         record.add("fsync_ms", "fdatasync of 4 KiB on this disk", [fsync_latency_ms(folder)], "ms")
     report(record, figures)
     record.finish()
 
 
-def measure(stack: OneScan, folder: Path, runs: int, slices: int, progress: Progress, task: object) -> Figures:
+def self_signed(folder: Path) -> Certificate:
+    """A certificate for this run."""
+    own = Certificate(folder / "box.crt", folder / "box.key")
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    files = ["-subj", "/CN=127.0.0.1", "-keyout", str(own.key), "-out", str(own.certificate)]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    return own
+
+
+def measure(
+    stack: OneScan, folder: Path, own: Certificate, runs: int, slices: int, advance: Callable[[], None]
+) -> Figures:
     """Seconds, processor seconds, all of the receiver's."""
+    scan = Scan(spacing_mm=(700 / slices, 0.8, 0.8), matrix=(512, 512))
+    template = [dcmread(path) for path in write_series(sample_patient(1), folder / "template", scan=scan)[:slices]]
     figures: Figures = defaultdict(list)
     for run in range(runs):
-        turns: list[tuple[str, int]] = [
-            *((peer, 1) for peer in PEERS),
-            *(("ours", n) for n in ASSOCIATIONS),
-            ("slow", 1),
-        ]
-        for who, associations in turns if run % 2 == 0 else reversed(turns):
-            files = series(folder, run, slices, f"{who}{associations}")
-            if who in PEERS:
-                seconds, cpu = peer(who, folder, files)
+        turns: list[str | Way] = [*PEERS[1:], *WAYS]
+        for turn in turns if run % 2 == 0 else reversed(turns):
+            name = turn if isinstance(turn, str) else turn.name
+            files = series(template, folder / f"{run}-{name}")
+            if isinstance(turn, str):
+                taken = {turn: peer(turn, folder, files, PLAIN, own)}
             else:
-                seconds, cpu = ours(stack, files, associations, delay=who == "slow")
-            key = who if associations == 1 else f"ours_{associations}"
-            figures[f"{key}_s"].append(seconds)
-            figures[f"{key}_cpu_s"].append(cpu)
+                taken = both(stack, folder, pack(files, turn), turn, own, ours_first=run % 2 == 0)
+            for key, (seconds, cpu) in taken.items():
+                figures[f"{key}_s"].append(seconds)
+                figures[f"{key}_cpu_s"].append(cpu)
             shutil.rmtree(files[0].parent)
-            progress.advance(task)  # type: ignore[arg-type]
+            advance()
     return figures
 
 
-def series(folder: Path, run: int, slices: int, what: str) -> list[Path]:
-    """A series that nobody has seen yet."""
-    seed = int.from_bytes(hashlib.sha256(f"{run} {what}".encode()).digest()[:4], "big")
-    scan = Scan(spacing_mm=(700 / slices, 0.8, 0.8), matrix=(512, 512))
-    return write_series(sample_patient(seed), folder / f"{run}-{what}", scan=scan)[:slices]
+def both(
+    stack: OneScan, folder: Path, files: list[Path], way: Way, own: Certificate, ours_first: bool
+) -> dict[str, tuple[float, float]]:
+    """The box, and storescp beside it where this way has one, one right after the other."""
+    taken: dict[str, tuple[float, float]] = {}
+    if way.peer is not None and not ours_first:
+        taken[beside(way)] = peer("storescp", folder, files, way, own)
+    taken[way.name] = ours(stack, files, way)
+    if way.peer is not None and ours_first:
+        taken[beside(way)] = peer("storescp", folder, files, way, own)
+    return taken
 
 
-def ours(stack: OneScan, files: list[Path], associations: int, delay: bool) -> tuple[float, float]:
-    """The box takes them on so many associations at once; then it is left alone until it has answered."""
+def beside(way: Way) -> str:
+    """Key of the figures of storescp for a way of sending."""
+    return "storescp" if way is PLAIN else f"storescp_{way.name}"
+
+
+def pack(files: list[Path], way: Way) -> list[Path]:
+    """The files in the transfer syntax of `way`; fewer of them where they have to be encoded."""
+    if way.packing:
+        files = files[:PACKED_SLICES]
+        for path in files:
+            subprocess.run([*way.packing, str(path), str(path)], check=True, capture_output=True)
+    return files
+
+
+def series(template: Sequence[Dataset], into: Path) -> list[Path]:
+    """A series that nobody has seen yet: the template's images under UIDs of their own."""
+    into.mkdir()
+    study, stack = generate_uid(), generate_uid()
+    files = []
+    for number, ds in enumerate(template):
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = study, stack, generate_uid()
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        files.append(into / f"{number:04}.dcm")
+        ds.save_as(files[-1])
+    return files
+
+
+def ours(stack: OneScan, files: list[Path], way: Way) -> tuple[float, float]:
+    """The box takes them; then it is left alone until it has answered."""
     role = stack.role("receiver")
     before = sum(role.cpu_times()[:2])
-    seconds = push(files, stack.dicom_port, stack.site.ae_title, associations, delay)
+    port = int((stack.state / "run" / "receiver-tls.port").read_text()) if way.tls else stack.dicom_port
+    seconds = push(files, port, stack.site.ae_title, way)
     cpu = sum(role.cpu_times()[:2]) - before
     study = stack.pseudonyms.study(str(dcmread(files[0], stop_before_pixels=True).StudyInstanceUID))
     compare(stack, files)
@@ -121,33 +215,34 @@ def dataset_digest(extent: Extent) -> str:
     return hashlib.sha256(content[144 + length :]).hexdigest()
 
 
-def peer(who: str, folder: Path, files: list[Path]) -> tuple[float, float]:
+def peer(who: str, folder: Path, files: list[Path], way: Way, own: Certificate) -> tuple[float, float]:
     """One of the others, freshly started, takes them."""
     out = folder / f"peer-{who}"
     out.mkdir()
+    tls = ("+tls", str(own.key), str(own.certificate), "-ic") if way.tls else ()
     try:
-        with receiving(who, out) as (process, port, title):
+        with receiving(who, out, (*(way.peer or ()), *tls)) as (process, port, title):
             before = sum(process.cpu_times()[:2])
             if who == "copy":
                 began = time.perf_counter()
                 send_copies(files, port)
                 seconds = time.perf_counter() - began
             else:
-                seconds = push(files, port, title, 1, delay=False)
+                seconds = push(files, port, title, way)
             return seconds, sum(process.cpu_times()[:2]) - before
     finally:
         shutil.rmtree(out)
 
 
 @contextlib.contextmanager
-def receiving(who: str, out: Path) -> Iterator[tuple[psutil.Process, int, str]]:
+def receiving(who: str, out: Path, more: Sequence[str]) -> Iterator[tuple[psutil.Process, int, str]]:
     """A peer's process, port and AE title, ready."""
     if who == "orthanc":
         with OrthancPacs(out) as orthanc:
             yield psutil.Process(orthanc.pid), orthanc.port, orthanc.ae_title
         return
     port = free_port()
-    storescp = ["storescp", *PDU, "-od", str(out), str(port)]
+    storescp = ["storescp", *PDU, *more, "-od", str(out), str(port)]
     command = (
         storescp if who == "storescp" else [sys.executable, "-m", "bench.peers.receivers", who, str(out), str(port)]
     )
@@ -162,11 +257,12 @@ def receiving(who: str, out: Path) -> Iterator[tuple[psutil.Process, int, str]]:
             server.terminate()
 
 
-def push(files: list[Path], port: int, title: str, associations: int, delay: bool) -> float:
-    """Seconds until every storescu, each with its share of the files, has ended. delay: Nagle's algorithm stays on."""
-    environment = None if delay else NO_DELAY
-    command = ["storescu", "-aet", "DEMOSCANNER", "-aec", title, *([] if delay else PDU), "127.0.0.1", str(port)]
-    shares = [files[start::associations] for start in range(associations)]
+def push(files: list[Path], port: int, title: str, way: Way) -> float:
+    """Seconds until every storescu, each with its share of the files, has ended."""
+    environment = None if way.delay else NO_DELAY  # else Nagle's algorithm stays on
+    options = [*(() if way.delay else PDU), *way.sender, *(("+tla", "-ic") if way.tls else ())]
+    command = ["storescu", "-aet", "DEMOSCANNER", "-aec", title, *options, "127.0.0.1", str(port)]
+    shares = [files[start :: way.associations] for start in range(way.associations)]
     began = time.perf_counter()
     senders = [
         subprocess.Popen([*command, *map(str, share)], env=environment, stdout=subprocess.DEVNULL) for share in shares
@@ -186,15 +282,29 @@ def report(record: Record, figures: Figures) -> None:
         "copy": "bare copy with fdatasync",
         "slow": "ours, default storescu (16 KiB PDU, Nagle)",
         **{f"ours_{n}": f"ours, {n} associations at once" for n in ASSOCIATIONS[1:]},
+        "tls": "ours over TLS",
+        "storescp_tls": "storescp over TLS",
     }
+    for way in WAYS:
+        if way.packing:
+            what = f"{PACKED_SLICES} slices as {way.name.replace('_', ' ')}"
+            names |= {way.name: f"ours, {what}", f"storescp_{way.name}": f"storescp, {what}"}
     for key, what in names.items():
         record.add(f"{key}_s", what, figures[f"{key}_s"], "s")
         record.add(f"{key}_cpu_s", "  processor time", figures[f"{key}_cpu_s"], "s")
     for other in PEERS:
-        ratios = [a / b for a, b in zip(figures["ours_s"], figures[f"{other}_s"], strict=True)]
-        record.add(f"receive_vs_{other}", f"ours ÷ {other}", ratios, "×")
-    pairs = zip(figures["ours_cpu_s"], figures["storescp_cpu_s"], strict=True)
-    record.add("receive_cpu_vs_storescp", "ours ÷ storescp, processor time", [a / max(b, 0.01) for a, b in pairs], "×")
+        record.add(f"receive_vs_{other}", f"ours ÷ {other}", ratios(figures, "ours_s", f"{other}_s"), "×")
+    for way in WAYS[1:]:
+        if way.peer is not None:
+            what = f"ours ÷ storescp, {way.name.replace('_', ' ')}"
+            record.add(f"{way.name}_vs_storescp", what, ratios(figures, f"{way.name}_s", f"{beside(way)}_s"), "×")
+    cpu = ratios(figures, "ours_cpu_s", "storescp_cpu_s")
+    record.add("receive_cpu_vs_storescp", "ours ÷ storescp, processor time", cpu, "×")
+
+
+def ratios(figures: Figures, one: str, other: str) -> list[float]:
+    """Of the same rounds; processor times come in hundredths of a second."""
+    return [a / max(b, 0.01) for a, b in zip(figures[one], figures[other], strict=True)]
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ class Site:
     ae_title: str = "ONESCAN"
     quiet_seconds: float = 10.0
     max_attempts: int = 3
+    receiver: Mapping[str, Any] = field(default_factory=dict)
     reconciliation: Mapping[str, Any] = field(default_factory=dict)
     modes: Mapping[str, str] = field(default_factory=lambda: {cancer.value: "research" for cancer in Cancer})
 
@@ -252,6 +253,7 @@ class OneScan:
                 "ae_title": self.site.ae_title,
                 "quiet_seconds": self.site.quiet_seconds,
                 "min_free_bytes": 64 << 20,
+                **self.site.receiver,
             },
             "reconciliation": dict(self.site.reconciliation),
             "analyser": {"max_attempts": self.site.max_attempts},
