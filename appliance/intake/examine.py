@@ -95,7 +95,7 @@ def _check_pixels(walked: Walked, facts: InstanceFacts, transfer_syntax: str) ->
     samples = _short(walked.values, SAMPLES_PER_PIXEL) or 1
     if not facts.rows or not facts.columns or not bits:
         raise InstanceRefused(MISSING_ATTRIBUTE, "an image without Rows, Columns or Bits Allocated")
-    needed = math.ceil(facts.rows * facts.columns * samples * facts.frames * bits / 8)
+    needed = -(-facts.rows * facts.columns * samples * facts.frames * bits // 8)  # whole: it may be beyond any float
     if pixels.encapsulated or pixels.length < needed:
         raise InstanceRefused(
             PIXEL_DATA_LENGTH, f"Pixel Data has {pixels.length} bytes where the header says at least {needed}"

@@ -75,7 +75,7 @@ def judge_series(series: Sequence[InstanceFacts]) -> str:
     spacing = sorted(gaps)[len(gaps) // 2]
     if min(gaps) < 0.01:
         return "a series has several images at one position"
-    if max(abs(gap - spacing) for gap in gaps) > _SPACING_TOLERANCE * spacing:
+    if not all(map(math.isfinite, gaps)) or max(abs(gap - spacing) for gap in gaps) > _SPACING_TOLERANCE * spacing:
         return "a series is not evenly spaced"
     thickness = [f.thickness_mm for f in series if f.thickness_mm]
     if not thickness or spacing > _GAP * max(thickness):

@@ -33,6 +33,8 @@ N_EVENT_REPORT_RQ, N_SET_RQ, N_ACTION_RQ, N_CREATE_RQ = 0x0100, 0x0120, 0x0130, 
 CONTROL_LIMIT: Final = 4 * 1024 * 1024
 """Bytes of a data set that is no stored object, unless configured otherwise: 20,000 references and more."""
 
+_NEEDED: Final = (COMMAND_FIELD, DATA_SET_TYPE)
+_SHORTS: Final = (*_NEEDED, MESSAGE_ID, RESPONDED_TO, STATUS, EVENT_TYPE, ACTION_TYPE)
 _PDV = struct.Struct(">LBB")
 _ELEMENT = struct.Struct("<HHL")
 _COMMAND_LIMIT = 64 * 1024
@@ -177,9 +179,10 @@ def decode_command(data: bytes) -> dict[int, bytes]:
             raise PeerFault("a message that can't be decoded", INVALID_PARAMETER)
         found[element] = data[at : at + length]
         at += length
-    for needed in (COMMAND_FIELD, DATA_SET_TYPE):
-        if len(found.get(needed, b"")) != 2:
-            raise PeerFault(f"a command set without (0000,{needed:04X})", INVALID_PARAMETER)
+    for number in _SHORTS:
+        length = len(found.get(number, b""))
+        if length != 2 and (length or number in _NEEDED):
+            raise PeerFault(f"a command set without (0000,{number:04X}), or with a broken one", INVALID_PARAMETER)
     return found
 
 

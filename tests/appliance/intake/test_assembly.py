@@ -93,6 +93,7 @@ def test_a_contiguous_series_is_complete_at_the_release_not_before() -> None:
         ("leaning stack", [fact(i, position=(0.0, 0.3 * i, 2.0 * i)) for i in range(10)], "tilt"),
         ("two phases", [*series(6), *[fact(i + 50, position=(-200.0, -100.0, 2.0 * i)) for i in range(6)]], "position"),
         ("two matrices", [*series(6), fact(6, rows=256)], "mixes"),
+        ("beyond measure", series(6, orientation=(1e200, 0.0, 0.0, 0.0, 1e200, 0.0)), "not evenly spaced"),
         ("two slices", series(2), "short"),
         ("a part is missing", [multi_frame(0, part=1, parts=3), multi_frame(1, part=3, parts=3)], "2 of 3 parts"),
         ("parts without number", [multi_frame(0, part=1), multi_frame(1, part=2)], "does not say how many"),

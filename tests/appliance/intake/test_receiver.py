@@ -119,6 +119,7 @@ TEXT = b"This is a text file that somebody renamed to .dcm. " * 40
         ("text file renamed", part10(ct_slice(), TEXT), 0xC000),
         ("0 bytes", part10(ct_slice(), b""), 0xC002),
         ("pixels shorter than declared", part10(ct_slice(PixelData=bytes(100))), 0xC003),
+        ("more frames than any float", part10(ct_slice(NumberOfFrames="9" * 308)), 0xC003),
         ("no study UID", part10(ct_slice(StudyInstanceUID=None)), 0xC002),
         ("another SOP Instance UID", part10(ct_slice(), sop_instance="1.2.3.4"), 0xA900),
         ("another SOP Class", part10(ct_slice(), sop_class="1.2.840.10008.5.1.4.1.1.7"), 0xA900),

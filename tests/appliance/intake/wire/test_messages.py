@@ -75,6 +75,10 @@ def test_a_command_without_a_data_set_is_whole_by_itself() -> None:
     assert not len(message.dataset)
 
 
+LONG_ID = struct.pack("<HHLHHHLHHHLL", 0, 0x100, 2, 0x30, 0, 0x800, 2, 0x101, 0, 0x110, 4, 0x10000)
+"""A C-ECHO-RQ whose Message ID has four bytes: no answer could name it."""
+
+
 @pytest.mark.parametrize(
     ("bodies", "what"),
     [
@@ -85,6 +89,7 @@ def test_a_command_without_a_data_set_is_whole_by_itself() -> None:
         ([pdv(COMMAND_LAST, store_request()), pdv(DATA, bytes(60)), pdv(DATA, bytes(60))], "more than 100 bytes"),
         ([pdv(COMMAND, bytes(40_000))] * 2, "a command set of more than 65536 bytes"),
         ([pdv(COMMAND_LAST, b"")], r"without \(0000,0100\)"),
+        ([pdv(COMMAND_LAST, LONG_ID)], r"without \(0000,0110\), or with a broken one"),
         ([pdv(COMMAND_LAST, b"\xff" * 40)], "can't be decoded"),
         ([pdv(COMMAND_LAST, store_request()[:-1])], "can't be decoded"),
         ([pdv(COMMAND_LAST, store_request() + b"\0")], "a command set that is cut"),
