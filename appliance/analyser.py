@@ -2,7 +2,8 @@
 
 A study is tried `max_attempts` times, a crash of the process counts; then it is answered as failed, visibly. A full
 disk or a stop is not the study's fault and does not count. What reads (`appliance.reading`) is made when the first
-slices of a study are here, and opens its model while the others arrive.
+slices of a study are here; while the others arrive it opens its model, and reads those ahead that are here, one a step,
+so that nothing waits for them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 
 STORAGE_PAUSE_S = 5.0
 ARRIVING = dt.timedelta(minutes=1)  # a study whose last slice is older is not on its way
+ABANDONED = dt.timedelta(minutes=15)  # and here nobody waits for it any more
+PREPARE_AGAIN_S = 5.0
+LOOK_AGAIN_S = 0.5  # for slices of a study that is on its way: the receiver writes their rows a second late
 
 
 class Analyser:
@@ -54,15 +59,17 @@ class Analyser:
         self._bells = bells
         self._destinations = destinations
         self._max_attempts = max_attempts
+        self._prepared = float("-inf")
+        self._coming: deque[StoredInstance] = deque()
+        self._of, self._looked_up_to = "", 0  # study UID, id of its last instance that was put there
 
     def step(self) -> float:
         """Read the next study if there is one; returns the seconds that it is content to wait."""
         self.take_over()
         row = self._journal.next()
         if row is None:
-            if self._intake.arriving(since=self._clock.now() - ARRIVING):
-                self.reader.prepare()
-            return float("inf")
+            return self._read_ahead()
+        self._forget_coming()
         try:
             with about(row.pseudonym):
                 return self._read(row)
@@ -97,6 +104,39 @@ class Analyser:
                         "because": handover.explanation,
                     },
                 )
+
+    def _read_ahead(self) -> float:
+        """Of a study that is on its way: its model, and at most one image."""
+        if not self._coming:
+            now = self._clock.now()
+            study_uid = self._intake.oldest_arriving(since=now - ARRIVING)
+            if study_uid is None:
+                if self._of and not self._intake.arriving(since=now - ABANDONED):
+                    self.reader.early.forget()
+                    self._forget_coming()
+                return float("inf")
+            self._prepare()
+            self._look_for_more(study_uid)
+        if not self._coming:
+            return LOOK_AGAIN_S
+        self.reader.early.take(self._of, self._coming.popleft())
+        return 0.0
+
+    def _prepare(self) -> None:
+        if self._clock.monotonic() - self._prepared >= PREPARE_AGAIN_S:
+            self.reader.prepare()
+            self._prepared = self._clock.monotonic()
+
+    def _look_for_more(self, study_uid: str) -> None:
+        if study_uid != self._of:
+            self._of, self._looked_up_to = study_uid, 0
+        for number, instance in self._intake.arrived(study_uid, self._looked_up_to):
+            self._coming.append(instance)
+            self._looked_up_to = number
+
+    def _forget_coming(self) -> None:
+        self._coming.clear()
+        self._of, self._looked_up_to = "", 0
 
     def _read(self, row: StudyRow) -> float:
         instances = self._instances(row)

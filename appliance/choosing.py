@@ -6,7 +6,7 @@ Called by `appliance.pipeline`, and by the command that judges a hospital's own 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from appliance.imaging.header import ImageHeader, read_headers
@@ -57,14 +57,23 @@ class Choice:
     refusal: InputRefused | None = None
 
 
-def choose(instances: Sequence[StoredInstance], rules: SeriesRules = USUAL) -> Choice:
+def _from_file(instance: StoredInstance) -> tuple[ImageHeader, ...]:
+    return read_headers(instance.extent)
+
+
+def choose(
+    instances: Sequence[StoredInstance],
+    rules: SeriesRules = USUAL,
+    headers_of: Callable[[StoredInstance], tuple[ImageHeader, ...]] = _from_file,
+) -> Choice:
     """Choose for each cancer the series that serves it best; those that serve most cancers go first.
 
+    headers_of: an instance's headers as `read_headers` gives them, or InputRefused as it raises it.
     A refusal is part of the choice, not an exception: it becomes an answer.
     """
     headers: Sequence[ImageHeader] = ()
     try:
-        headers = [header for instance in instances for header in read_headers(instance.extent)]
+        headers = [header for instance in instances for header in headers_of(instance)]
         selection = select(headers, asked=rules.asked, looked_for=rules.looked_for)
         if not selection.series:
             raise InputRefused(selection.reason or Reason.NO_CT, selection.detail)

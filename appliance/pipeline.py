@@ -1,6 +1,7 @@
 """One study, from its slices to its answers: the page to read first.
 
     scanner ──▶ intake.receiver     each slice durable and journalled before success                (receiver)
+                imaging.early       slices to HU while others arrive: a cache, nothing depends on it    (analyser)
                 intake.assembly     complete when its geometry says so ──▶ hand-over
             ──▶ imaging.select      which series serves which cancer, or the reason why none does   (analyser:
                   one chosen series after the other:                                                 this page)
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from appliance.choosing import USUAL, Choice, ChosenSeries, SeriesRules, choose
 from appliance.identity.pseudonyms import Pseudonyms
+from appliance.imaging.early import EarlySlices
 from appliance.imaging.volume import build_volume
 from appliance.ports import StoredInstance
 from appliance.reporting import (
@@ -57,7 +59,7 @@ class Desk:
 
     cascade: None while no bundle can be used; every study is then answered as not analysed, for the reason `without`.
     modes: who may see which cancer's answers. was_reported: whether an earlier result has a report that can be referred
-    to (a result whose answers were all silent has none).
+    to (a result whose answers were all silent has none). early: what was read of the study while it came in.
     """
 
     cascade: Cascade | None
@@ -72,6 +74,7 @@ class Desk:
     now: Callable[[], dt.datetime]
     cancelled: Callable[[], bool]
     rules: SeriesRules = USUAL
+    early: EarlySlices = field(default_factory=EarlySlices)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Reading:
 
 def read_study(desk: Desk, study: StudyRow, instances: Sequence[StoredInstance]) -> Reading:
     """One study through the analyser's stages. `study` was started in the journal; commit what comes back there."""
-    choice = choose(instances, desk.rules)
+    choice = choose(instances, desk.rules, desk.early.headers_of)
     parts = read_each(desk, choice)
     answers = for_this_site(merged(choice, parts), desk.modes)
     body = describe(desk, study, choice, parts, answers)
@@ -133,7 +136,7 @@ def read_series(desk: Desk, series: ChosenSeries, spent_s: float = 0.0) -> Part:
     spent_s: what the study's other series have taken of its time.
     """
     try:
-        volume = build_volume(series.headers)
+        volume = build_volume(series.headers, desk.early.decoder(series.headers))
     except InputRefused as refusal:
         return Part(series, unanswered(refusal.reason, refusal.detail).answers)
     analysis = analyse(desk, series, volume, spent_s)

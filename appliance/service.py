@@ -142,6 +142,10 @@ def run_analyser(config: ApplianceConfig) -> None:
         process.turn(step, "waits for studies", longest_s=settings.deadline_s + 300.0)
 
 
+EARLY_PART = 4
+"""Of the memory for one analysis, slices may take this part before their study is complete; no network runs then."""
+
+
 def study_reader(config: ApplianceConfig, journal: Journal, process: RoleProcess) -> StudyReader:
     """What the analyser reads studies with."""
     from appliance.models import Models, series_rules
@@ -185,7 +189,7 @@ def study_reader(config: ApplianceConfig, journal: Journal, process: RoleProcess
             rules=series_rules(opened.asked, settings.series),
         )
 
-    return StudyReader(desk, models.rest)
+    return StudyReader(desk, models.rest, most_early_bytes=(settings.memory_mb << 20) // EARLY_PART)
 
 
 def run_courier(config: ApplianceConfig) -> None:

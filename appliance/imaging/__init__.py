@@ -10,6 +10,7 @@ result will state. No network, no clock, no state.
     select.py    for each cancer the series that serves best, or why none does
     pixels.py    where the pixels of a slice are in its file
     decode.py    one slice to HU
+    early.py     headers and slices of a study that is still coming in
     volume.py    the chosen series to a volume
 
 Called by `appliance.pipeline` only.

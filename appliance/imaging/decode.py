@@ -34,7 +34,7 @@ _PADDING_IS_AIR_BELOW_HU = -200.0
 _JPEG_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
 _UNFRAGMENTED = frozenset({"1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"})
 """Explicit big endian and deflated: nothing that a scanner sends, but a hospital's archive may hold some."""
-_RLE = "1.2.840.10008.1.2.5"
+RLE = "1.2.840.10008.1.2.5"
 """pydicom decodes it itself, in Python; dicomsdl ended the process over damaged streams of it."""
 _END_OF_IMAGE = b"\xff\xd9"
 
@@ -110,7 +110,7 @@ def _decompressed(stream: bytes, header: ImageHeader) -> Stored:
     if header.transfer_syntax in _JPEG_LOSSLESS and not stream.rstrip(b"\0").endswith(_END_OF_IMAGE):
         raise InputRefused(Reason.UNREADABLE, "the JPEG stream is cut")
     content = _alone(stream, header)
-    if header.transfer_syntax == _RLE:
+    if header.transfer_syntax == RLE:
         return _by_pydicom(content)
     try:
         return _by_dicomsdl(content)

@@ -186,13 +186,23 @@ def _slices(images: Sequence[ImageHeader]) -> list[ImageHeader]:
         raise InputRefused(Reason.NO_CT, "no CT images in the series")
     if any(h.frame is None and (h.frames != 1 or h.sop_class_uid in MULTI_FRAME) for h in ct):
         raise InputRefused(Reason.UNREADABLE, "a multi-frame image without a functional group for each frame")
-    slices = [h for h in ct if not _LOCALIZER & set(h.image_type) and h.orientation is not None]
+    slices = [h for h in ct if _is_slice(h)]
     if not slices:
         raise InputRefused(Reason.NO_AXIAL_SERIES, "a localizer, or images without orientation")
     for reason, said, fails in IMAGES:
         if any(map(fails, slices)):
             raise InputRefused(reason, said)
     return slices
+
+
+def _is_slice(header: ImageHeader) -> bool:
+    return not _LOCALIZER & {*header.image_type} and header.orientation is not None
+
+
+def may_be_slice(header: ImageHeader) -> bool:
+    """True for a single-frame image that a series may be read with, as far as this image tells."""
+    single = header.sop_class_uid == CT_IMAGE and header.modality == "CT" and header.frames == 1
+    return single and _is_slice(header) and not any(fails(header) for _, _, fails in IMAGES)
 
 
 def _coverage_mm(stack: Stack) -> float:

@@ -76,6 +76,29 @@ class IntakeReader:
             sql = "SELECT 1 FROM study WHERE state = ? AND last_at > ? LIMIT 1"
             return db.execute(sql, (State.RECEIVING.value, iso(since))).fetchone() is not None
 
+    def oldest_arriving(self, since: dt.datetime) -> str | None:
+        """The study that began first among those that are not complete and of which slices came after `since`."""
+        with self._reading() as db:
+            if db is None:
+                return None
+            sql = "SELECT study_uid FROM study WHERE state = ? AND last_at > ? ORDER BY first_at, study_uid LIMIT 1"
+            row = db.execute(sql, (State.RECEIVING.value, iso(since))).fetchone()
+            return str(row[0]) if row else None
+
+    def arrived(self, study_uid: str, after: int, limit: int = 64) -> list[tuple[int, StoredInstance]]:
+        """What is here of a study while it is not complete, with ids greater than `after`, in the order it came."""
+        with self._reading() as db:
+            if db is None:
+                return []
+            rows = db.execute(
+                """SELECT instance.id, sop_instance_uid, sop_class_uid, series_uid, sha256, file, start, bytes
+                   FROM instance JOIN study USING (study_uid)
+                   WHERE study_uid = ? AND state = ? AND instance.id > ? AND evidence = 0 AND pruned_at IS NULL
+                   ORDER BY instance.id LIMIT ?""",
+                (study_uid, State.RECEIVING.value, after, limit),
+            ).fetchall()
+        return [(number, _stored(self._spool, *row)) for number, *row in rows]
+
     def held(self, study_uids: Collection[str]) -> dict[str, Held]:
         """What is here of these studies: instances by series, pruned ones included, evidence not."""
         with self._reading() as db:
@@ -143,12 +166,12 @@ def _instances(db: sqlite3.Connection, spool: Path, cursor: int) -> tuple[Stored
            FROM handover_instance JOIN instance ON instance = instance.id WHERE handover = ? ORDER BY instance""",
         (cursor,),
     )
-    return tuple(
-        StoredInstance(uid, sop_class, series, sha256, _extent(spool / file, start, size))
-        for uid, sop_class, series, sha256, file, start, size in rows
-    )
+    return tuple(_stored(spool, *row) for row in rows)
 
 
-def _extent(path: Path, start: int | None, size: int) -> Extent:
+def _stored(
+    spool: Path, uid: str, sop_class: str, series: str, sha256: str, file: str, start: int | None, size: int
+) -> StoredInstance:
     """start: None where the first release wrote a file of its own."""
-    return Extent(path) if start is None else Extent(path, start, size)
+    path = spool / file
+    return StoredInstance(uid, sop_class, series, sha256, Extent(path) if start is None else Extent(path, start, size))
