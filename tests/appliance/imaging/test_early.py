@@ -82,7 +82,7 @@ def test_slices_are_given_up_one_by_one_while_the_volume_is_filled(tmp_path: Pat
 
 def test_the_bound_holds_and_what_does_not_fit_is_read_later(tmp_path: Path) -> None:
     instances = stored(tmp_path, ct_series(24))
-    bound = 5 * (SLICE_BYTES + 4096) + 100
+    bound = 5 * (SLICE_BYTES + 4096) + 4096 + 100  # a sixth header, but not its slice
     early = EarlySlices(bound)
     for each in instances:
         early.take("a", each)
