@@ -284,6 +284,14 @@ def evaluate(context: typer.Context) -> None:
     judging.app(args=context.args, prog_name="onescan-appliance evaluate")
 
 
+@app.command()
+def conformance(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """This box's DICOM conformance statement (PS3.2) as its configuration has it, in Markdown."""
+    from appliance.conformance import statement
+
+    typer.echo(statement(configuration.load(config)), nl=False)
+
+
 def main() -> None:
     """The console command: errors of ours are shown with what to do about them."""
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.errors import ConfigError
 
-_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2; those of TLS 1.3 are all of this kind."""
 
 
@@ -43,7 +43,7 @@ def client_context(ca: Path, certificate: Path | None, key: Path | None) -> ssl.
 def _context(protocol: int) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CIPHERS)
+    context.set_ciphers(CIPHERS)
     return context
 
 

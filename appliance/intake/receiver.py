@@ -62,7 +62,7 @@ TRANSFER_SYNTAXES: dict[str, str] = {
 }
 PDU_BYTES: Final = 128 * 1024
 """What we announce as our maximum (PS3.8 D.1)."""
-_REJECTIONS: Mapping[Rejection, str] = {
+REJECTIONS: Mapping[Rejection, str] = {
     Rejection.CALLING_AE_TITLE: "its AE title is not in the list of senders: add it to receiver.calling_ae_titles, or "
     "correct it at the sender",
     Rejection.CALLED_AE_TITLE: "it called another AE title: set ours at the sender",
@@ -113,7 +113,7 @@ class Receiver:
         rules = Rules(
             ae_title=ae_title,
             calling=tuple(calling_ae_titles),
-            contexts=_contexts(self._control_services),
+            contexts=accepted_contexts(self._control_services),
             max_pdu=PDU_BYTES,
             dataset_limit=max_dataset_bytes,
             control_limit=max_request_bytes,
@@ -166,9 +166,9 @@ class Receiver:
     def rejected(self, link: Link, requestor: Requestor, why: Rejection) -> None:
         """See `wire.link.Answers`."""
         sender, called = _printable(requestor.calling), _printable(requestor.called)
-        self._senders.refused(sender, link.peer, f"{_REJECTIONS[why]} (it called {called})")
+        self._senders.refused(sender, link.peer, f"{REJECTIONS[why]} (it called {called})")
         log.warning(
-            "association refused: %s", _REJECTIONS[why], extra={"sender": sender, "called": called, "peer": link.peer}
+            "association refused: %s", REJECTIONS[why], extra={"sender": sender, "called": called, "peer": link.peer}
         )
 
     def ended(self, link: Link, released: bool, fault: str) -> None:
@@ -282,7 +282,8 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.valuerep")
 
 
-def _contexts(control: Iterable[str]) -> list[PresentationContext]:
+def accepted_contexts(control: Iterable[str]) -> list[PresentationContext]:
+    """What is accepted. control: the SOP classes offered besides storage and verification."""
     stored = [build_context(sop_class, list(TRANSFER_SYNTAXES)) for sop_class in SOP_CLASSES]
     return [*(build_context(sop_class, list(UNCOMPRESSED)) for sop_class in (VERIFICATION, *control)), *stored]
 

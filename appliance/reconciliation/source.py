@@ -19,7 +19,7 @@ from appliance.association import Peer, Timeouts, association
 from appliance.reconciliation.comparison import Performed, PerformedSeries
 from core.errors import DeliveryError
 
-_MODELS = {  # query/retrieve information models: find, move (PS3.4 C.6)
+MODELS = {  # query/retrieve information models: find, move (PS3.4 C.6)
     "study-root": ("1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.2.2"),
     "patient-root": ("1.2.840.10008.5.1.4.1.2.1.1", "1.2.840.10008.5.1.4.1.2.1.2"),
 }
@@ -64,7 +64,7 @@ class DicomSource:
     def __init__(self, address: SourceAddress) -> None:
         self.name = address.name
         self._address = address
-        self._find, self._move = _MODELS[address.model]
+        self._find, self._move = MODELS[address.model]
 
     def studies(self, first: dt.date, last: dt.date) -> list[Performed]:
         """CT studies of these days, the last one included. A source may tell of others as well."""
