@@ -82,6 +82,22 @@ def test_a_burst_of_silent_connections_is_bounded(tmp_path: Path, caplog: pytest
         assert serves(stand, tmp_path)
 
 
+def test_of_a_thousand_silent_connections_forty_are_held_and_the_rest_cut_at_once(tmp_path: Path) -> None:
+    with running(tmp_path, negotiation_s=60) as stand:
+        threads = threading.active_count()
+        with contextlib.ExitStack() as stack:
+            for _ in range(40):
+                stack.enter_context(raw(stand))
+            wait_for(lambda: len(stand.links()) == 40)
+            for _ in range(960):
+                with raw(stand) as connection:
+                    wait_until_cut(connection)
+            assert len(stand.links()) == 40
+            assert threading.active_count() <= threads + 40
+        wait_for(lambda: threading.active_count() == threads)
+        assert serves(stand, tmp_path)
+
+
 def test_silent_connections_are_cut(tmp_path: Path) -> None:
     with running(tmp_path, associations=1, negotiation_s=0.5) as stand:
         threads = threading.active_count()
