@@ -110,7 +110,7 @@ def test_the_time_that_storing_takes_is_not_the_clients(tmp_path: Path) -> None:
         with stand.role._lock:  # as a slow disk would
             connection.sendall(body[:at])
             time.sleep(1.2)
-        wait_for(stand.files)
+        wait_for(stand.objects)
         time.sleep(0.1)
         connection.sendall(body[at:])
         assert said(connection)[0] == 200
