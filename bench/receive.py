@@ -68,6 +68,7 @@ WAYS = (
     Way("jpeg_ls", packing=("dcmcjpls",), sender=("-xt",), peer=("+xa",)),
     Way("jpeg_lossless", packing=("dcmcjpeg", "+e1"), sender=("-xs",), peer=("+xa",)),
     Way("rle", packing=("dcmcrle",), sender=("-xr",), peer=("+xa",)),
+    Way("rle_with_nagle", delay=True, packing=("dcmcrle",), sender=("-xr",), peer=("+xa",)),
 )
 
 

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 LINGER_S: Final = 2.0
 _PAUSE_S = 0.5
 """Silence after which a peer is taken to listen; most release at once, and are called back."""
+_QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)  # Linux
 _TOLERANCE = 1024 * 1024
 """Beyond the announced PDU length: an A-ASSOCIATE-RQ with many contexts, senders that overstep a little."""
 
@@ -164,10 +165,17 @@ class Link:
         """Wait for bytes; False where the peer closed."""
         room, begun = self._stream.room(), self._stream.begun
         count = self._wait_and_receive(room, begun)
+        self._acknowledge()
         self._stream.filled(count)
         if not begun and self.requestor is not None:
             self._deadline = time.monotonic() + self._service.limits.idle_s
         return count > 0
+
+    def _acknowledge(self) -> None:
+        """At once, which has to be asked for each time: a sender with Nagle's algorithm keeps the rest until then."""
+        if _QUICK_ACK is not None:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
     def _wait_and_receive(self, room: memoryview, begun: bool) -> int:
         """As recv_into; if the peer pauses, we say what we have to ask of it."""
