@@ -1,8 +1,8 @@
 """The DICOM service: who is served, and the end of it all. One thread listens, one serves each connection.
 
 connections  refused at accept() beyond a limit (`bounds.Limits`): a silent one costs a thread
-TCP_NODELAY  else a default storescu waits 57 ms a slice for a delayed acknowledgement of its response; that of its requests
-             is asked for at once (`link`), or small slices would wait 49 ms each
+TCP_NODELAY  else a default storescu waits 57 ms a slice for what an acknowledgement keeps back of our response; what it
+             sends is acknowledged at once (`link`), or small slices would wait 49 ms each
 """
 
 from __future__ import annotations
