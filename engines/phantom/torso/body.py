@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.phantom.shapes import Dome, Ellipsoid, Prism, Shape, Union
-from engines.phantom.torso.fields import Array, Field, Sheet, cut, union
+from engines.phantom.torso.fields import Array, Field, union
 from engines.phantom.torso.labels import Tissue
 from engines.phantom.torso.person import Person
+from engines.phantom.torso.planes import muscle_planes
 from engines.phantom.torso.strands import Strands
 from engines.phantom.torso.studio import Intensity, Spot, Studio, smooth_tube
 
@@ -158,7 +159,7 @@ def paint_body(studio: Studio) -> None:
     studio.paint(f["body"], 15.0, Tissue.SKIN)
     studio.paint(f["body"].grown(-SKIN_MM), fat, Tissue.FAT)
     studio.paint(f["wall"], streaky_muscle(person), Tissue.MUSCLE)
-    _muscle_planes(studio)
+    muscle_planes(studio)
     studio.paint(f["cavity"], _visceral_fat(person), Tissue.FAT)
 
 
@@ -168,86 +169,6 @@ def _visceral_fat(person: Person) -> Intensity:
         return np.asarray(person.hu.fat - 2 + strands, np.float32)
 
     return colour
-
-
-def _sheet(studio: Studio, surface: FloatArray, half_mm: float, keep: FloatArray) -> Sheet:
-    """A thin sheet along the zero level of `surface` where `keep` is negative, over the whole lattice."""
-    whole = studio.canvas.constant
-    return Sheet(whole(surface.astype(np.float32)), whole(keep.astype(np.float32)), half_mm)
-
-
-def _muscle_planes(studio: Studio) -> None:
-    """Fat between muscles: flank layers, linea alba, back, gluteal planes, pectorals, armpits."""
-    person, f = studio.person, studio.fields
-    whole = tuple(slice(0, n) for n in studio.canvas.lattice.shape)
-    box = (whole[0], whole[1], whole[2])
-    wall, cavity = f["wall"].on(box), f["cavity"].on(box)
-    z, y, x = studio.canvas.template
-    lumps = studio.canvas.small_lumps
-    inside = np.maximum(wall + 1.5, 1.5 - cavity)
-    thick = 0.7 + 0.8 * person.sarcopenia + 0.2 * max(person.habitus, 0)
-    share = cavity / np.maximum(cavity - wall, 1)
-    flank = cut(np.abs(y) - 52, 75 - np.abs(x), 115 - z, z - 330, inside)
-    depth = np.maximum(cavity - wall, 6)
-    hu = person.hu.fat + 25
-    for level in (0.36, 0.68):
-        studio.paint(_sheet(studio, (share - level) * depth + lumps, thick, flank), hu, Tissue.FAT)
-    front = cut(y + 48, 90 - z, z - 390, inside)
-    studio.paint(_sheet(studio, np.abs(x) - (60 + 0.2 * person.belly_mm) + 3 * lumps, 4.0, front), hu, Tissue.FAT)
-    studio.paint(_sheet(studio, x + lumps, 2.5, front), hu, Tissue.FAT)
-    back = cut(38 - y, 90 - z, z - 600, inside, np.abs(x) - 95)
-    studio.paint(
-        _sheet(studio, np.abs(x) - 8 - 0.25 * np.maximum(96 - y, 0) + 3 * lumps, 1.2 + thick, np.maximum(back, 72 - y)),
-        hu,
-        Tissue.FAT,
-    )
-    studio.paint(_sheet(studio, np.abs(x) - 60 + 2.5 * lumps, 1.0 + thick, back), hu, Tissue.FAT)
-    gluteal = cut(18 - y, z - 135, inside - 1, 40 - np.abs(x))
-    studio.paint(_sheet(studio, wall + 30 + 0.06 * z + 2 * lumps, 1.6 + thick, gluteal), hu, Tissue.FAT)
-    studio.paint(
-        _sheet(studio, wall + 52 + 0.1 * z + 2 * lumps, 1.2 + thick, np.maximum(gluteal, z - 110)), hu, Tissue.FAT
-    )
-    chest = cut(y + 35, 465 - z, z - 590, 12 - np.abs(x), np.abs(x) - 150, wall + 1.5)
-    studio.paint(_sheet(studio, wall + 11 + 1.5 * lumps, 1.0 + thick, chest), hu, Tissue.FAT)
-    side = cut(np.abs(y - 25) - 60, 430 - z, z - 600, 100 - np.abs(x), wall + 2, 3 - cavity)
-    studio.paint(_sheet(studio, wall + 20 + 2 * lumps, 1.2 + thick, side), hu, Tissue.FAT)
-    armpits = [
-        studio.field(smooth_tube([(500, -8, s * 140), (545, 2, s * 132), (580, 2, s * 112)], [6, 15, 11]), 4.0, 2.0)
-        for s in (-1, 1)
-    ]
-    studio.paint(union(*armpits), person.hu.fat, Tissue.FAT)
-    _pelvic_fat(studio)
-    neck = [
-        studio.field(smooth_tube([(592, -28, s * 60), (612, -5, s * 58), (640, 12, s * 44)], [11, 14, 9]), 4.0, 2.0)
-        for s in (-1, 1)
-    ]
-    studio.paint(union(*neck), person.hu.fat + 8, Tissue.FAT)
-
-
-def _pelvic_fat(studio: Studio) -> None:
-    """Groins, the fossae beside the rectum, the cleft, and the fat between the muscles around the hip."""
-    hu = studio.person.hu.fat + 8
-    parts, thin = [], 1.5 + 2.0 * studio.person.sarcopenia + 0.8 * max(studio.person.habitus, 0)
-    for s in (-1, 1):
-        groin = [(70, -52, s * 66), (35, -62, s * 68), (5, -68, s * 68), (-70, -70, s * 62)]
-        parts.append(studio.field(smooth_tube(groin, [7, 13, 15, 17]), 4.0, 2.5))
-        parts.append(
-            studio.field(smooth_tube([(30, 50, s * 40), (0, 52, s * 34), (-30, 56, s * 24)], [7, 13, 13]), 3.0, 2.0)
-        )
-        between = [
-            [(60, -28, s * 122), (25, -44, s * 112), (-20, -50, s * 112), (-80, -50, s * 112)],
-            [(45, 30, s * 130), (15, 42, s * 112), (-10, 44, s * 104), (-80, 40, s * 118)],
-            [(30, -24, s * 60), (-10, -30, s * 72), (-75, -10, s * 84)],
-            [(10, -44, s * 32), (-40, -30, s * 50), (-85, -15, s * 50)],
-        ]
-        parts += [
-            studio.field(smooth_tube(line, [thin, thin + 3, thin + 4, thin + 4][: len(line)]), 4.0, 3.0)
-            for line in between
-        ]
-    parts.append(
-        studio.field(smooth_tube([(60, 106, 0), (20, 100, 0), (-30, 84, 0), (-80, 70, 0)], [3, 8, 12, 14]), 1.5, 1.0)
-    )
-    studio.paint(union(*parts).within(studio.fields["body"].grown(-3)), hu, Tissue.FAT)
 
 
 def muscles_inside(studio: Studio) -> None:

@@ -77,7 +77,7 @@ def spline_weights(at: Array, start: float, pitch: float, count: int) -> Array:
     weights = np.zeros((len(at), count), np.float32)
     rows = np.arange(len(at))
     for k, tap in enumerate(taps):
-        np.add.at(weights, (rows, np.clip(whole + k - 1, 0, count - 1)), (tap / 6).astype(np.float32))
+        weights[rows, np.clip(whole + k - 1, 0, count - 1)] += (tap / 6).astype(np.float32)
     return weights
 
 
@@ -253,6 +253,11 @@ class Canvas:
             float(np.abs(t - np.expand_dims(m, tuple(k for k in range(3) if k != i))).max())
             for i, (t, m) in enumerate(zip(template, middle, strict=True))
         )
+        # Of each plane across each axis, the least and the greatest template coordinate: hundreds of shapes ask.
+        self._spans = [
+            (t.min(axis=others), t.max(axis=others))
+            for t, others in zip(template, ((1, 2), (0, 2), (0, 1)), strict=True)
+        ]
         axes = (lattice.axis(0), lattice.axis(1), lattice.axis(2))
         self.lumps = noise.at(axes)
         self.small_lumps = noise.at(tuple(a * np.float32(2.3) % 600 for a in axes))
@@ -283,9 +288,7 @@ class Canvas:
         """Lattice window of a template box: found on the template coordinates' own lines."""
         found = []
         for i, (low, high) in enumerate(box):
-            along = self.template[i]
-            others = tuple(k for k in range(3) if k != i)
-            least, most = along.min(axis=others), along.max(axis=others)
+            least, most = self._spans[i]
             hit = np.flatnonzero((most >= low - margin_mm) & (least <= high + margin_mm))
             n = self.lattice.shape[i]
             first, last = (int(hit[0]), int(hit[-1]) + 1) if hit.size else (0, 1)
