@@ -2,7 +2,7 @@
 
     python -m engines.reference --work var/reference
 
-    1  two lanes at once: the abdomen's detector; the localiser, then the detectors of chest and lung. Each renders the
+    1  two lanes at once: the detectors of abdomen and lung; the localiser, then the chest's detector. Each renders the
        patients that it lacks
     2  the first two stages as a bundle, and what they bring up in other patients
     3  the third stage learns from that
@@ -11,6 +11,7 @@
 
 `--rehearse` goes the same way with next to no patients and steps, to see that nothing breaks on it. What comes out has
 learned nothing; in a folder with copies of real checkpoints the first stages bring something up for the third.
+To go on from a bundle instead of from nothing: `python -m engines.reference.begin`.
 
 Every process computes in one thread: two networks side by side get more out of two cores than one network with two
 threads. With CUDA there is one lane.
@@ -33,7 +34,7 @@ from core.errors import EngineError
 from engines.reference.pack import MEMORY_RUNS
 
 Command = tuple[str, ...]
-LANES: tuple[tuple[str, ...], ...] = (("abdomen",), ("localiser", "chest", "lung"))
+LANES: tuple[tuple[str, ...], ...] = (("abdomen", "lung"), ("localiser", "chest"))
 LOOKING_LANES: tuple[tuple[str, ...], ...] = (
     ("soft_malignancy",),
     ("lung_malignancy", "pancreas_subtype", "liver_subtype"),

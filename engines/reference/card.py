@@ -133,7 +133,9 @@ def _data(name: str, run: dict[str, Any]) -> tuple[str, ...]:
     if "candidates" in task:
         what = "candidates: " + ", ".join(f"{label} {n}" for label, n in task["candidates"].items())
     else:
-        what = f"{RECIPES[name].pool(run['step']):,} patients"
+        ends = [*run["begun"][1:], run["step"]]
+        legs = [RECIPES[name].pool(end - begun) for begun, end in zip(run["begun"], ends, strict=True)]
+        what = f"{' + '.join(f'{patients:,}' for patients in legs)} patients"
     return (f"`{name}`", what, f"{run['step']:,}", str(run["seed"]), run["torch"], run["device"])
 
 

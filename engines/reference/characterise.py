@@ -70,6 +70,9 @@ class Looking:
         """The network, untrained."""
         return Characteriser(self.recipe.features, len(self.recipe.labels))
 
+    def begin(self, leg: int) -> None:
+        """Nothing: what is learned from is what was mined."""
+
     def prepare(self, step: int) -> None:
         """Nothing: all candidates are there."""
 

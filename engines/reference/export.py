@@ -1,4 +1,7 @@
-"""Checkpoint → ONNX opset 17, float32, batch norms folded into the convolutions; weights rounded to fp16's ten bits.
+"""Checkpoint → ONNX opset 17, float32, weights rounded to fp16's ten bits; and back, to go on training from a bundle.
+
+Batch norms stay nodes of their own, so that nothing of what was learned is lost: every runtime folds them into the
+convolutions when it loads the file. Weights have the names that torch knows them by.
 
 Rounded, and yet float32: the low bits of a weight are noise that no compression can make smaller, and every runtime
 reads plain float32. A bundle takes three fifths of the room in git and in a package, and half precision on a device
@@ -61,6 +64,7 @@ def to_onnx(model: Any, recipe: Recipe | CharacteriserRecipe) -> bytes:
         output_names=["logits"],
         dynamic_axes={} if fixed else {"image": axes, "logits": axes},
         dynamo=False,
+        training=torch.onnx.TrainingMode.PRESERVE,  # of a network in `eval`: only the folding of batch norms is left out
     )
     proto = onnx.load_from_string(buffer.getvalue())
     # The exporter notes source paths of the machine that exported: they belong to nobody else.
@@ -68,6 +72,11 @@ def to_onnx(model: Any, recipe: Recipe | CharacteriserRecipe) -> bytes:
         node.ClearField("doc_string")
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString())
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an exported network, by torch's names."""
+    return {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in onnx.load(path).graph.initializer}
 
 
 def compact(content: bytes) -> bytes:

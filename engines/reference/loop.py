@@ -2,6 +2,9 @@
 
 Step i draws from a generator seeded (seed, i), and the checkpoint holds whatever else it depends on, so a training that
 was killed goes on exactly where it was. losses.jsonl and run.json in the folder say what was done.
+
+A training that came to its end goes on where its recipe is given more steps: another leg, with a warm-up and an end of
+its own, that learns from other patients. `begin` makes a folder to go on from out of a bundle.
 """
 
 from __future__ import annotations
@@ -35,8 +38,11 @@ class Task(Protocol):
     def build(self) -> Any:
         """The network, untrained."""
 
+    def begin(self, leg: int) -> None:
+        """Called once before all else: which leg it is, from 0."""
+
     def prepare(self, step: int) -> None:
-        """Called before each step."""
+        """Called before each step of a leg, which is counted from its beginning."""
 
     def loss(self, model: Any, rng: np.random.Generator, device: str) -> tuple[torch.Tensor, dict[str, float]]:
         """Draw a batch; its loss, and parts of it to be told."""
@@ -52,11 +58,15 @@ class Task(Protocol):
 
 
 class Training:
-    """A network on its way: model, its moving average, optimiser, and the step that it has reached."""
+    """A network on its way: model, its moving average, optimiser, and the step that it has reached.
+
+    begun: the step that each leg began at.
+    """
 
     def __init__(self, task: Task, folder: Path, seed: int) -> None:
         torch.manual_seed(seed)
         self.task, self.folder, self.seed, self.step, self.skipped = task, folder, seed, 0, 0
+        self.begun = [0]
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model: Any = task.build().to(self.device, memory_format=torch.channels_last_3d)
         self.average: Any = task.build().to(self.device, memory_format=torch.channels_last_3d)
@@ -76,7 +86,7 @@ class Training:
         end = self.task.iterations if until is None else min(until, self.task.iterations)
         begun = time.monotonic()
         while self.step < end:
-            self.task.prepare(self.step)
+            self.task.prepare(self.step - self.begun[-1])
             rate = self._set_rate()
             self._parts.append(self._advance())
             self.step += 1
@@ -112,13 +122,14 @@ class Training:
                     value.copy_(new[name])
 
     def _set_rate(self) -> float:
-        """Linear warm-up, then level, then for the last quarter of all steps a cosine to a hundredth.
+        """Linear warm-up, then level, then for the last quarter of the leg a cosine to a hundredth.
 
         Level for long, so that what has been learned so far never depends on how long training will go on.
         """
-        done = self.step / self.task.iterations
+        step = self.step - self.begun[-1]
+        done = step / (self.task.iterations - self.begun[-1])
         late = max(0.0, (done - _LEVEL) / (1 - _LEVEL))
-        factor = min((self.step + 1) / _WARM_UP, 1.0) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(late, 1.0))))
+        factor = min((step + 1) / _WARM_UP, 1.0) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(late, 1.0))))
         rate = float(self.task.learning_rate * factor)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -156,13 +167,15 @@ class Training:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "skipped": self.skipped,
+            "begun": self.begun,
+            "goal": self.task.iterations,
             "task": self.task.state(),
         }
         torch.save(state, buffer)
         durable.write_bytes(self.folder / "checkpoint.pt", buffer.getvalue())
         run = {
-            "task": self.task.describe(), "seed": self.seed, "step": self.step, "skipped": self.skipped,
-            "law": {"version": difficulty.VERSION, "sha256": difficulty.digest()}, "device": self.device,
+            "task": self.task.describe(), "seed": self.seed, "step": self.step, "begun": self.begun,
+            "skipped": self.skipped, "law": {"version": difficulty.VERSION, "sha256": difficulty.digest()}, "device": self.device,
             "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
         }  # fmt: skip
         durable.write_text(self.folder / "run.json", json.dumps(run, indent=2) + "\n")
@@ -171,13 +184,20 @@ class Training:
         durable.make_folder(self.folder)
         path = self.folder / "checkpoint.pt"
         if not path.exists():
+            self.task.begin(0)
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.skipped = state["step"], state["skipped"]
-        self.task.restore(state["task"])
+        self.step, self.skipped, self.begun = state["step"], state["skipped"], list(state["begun"])
+        ended = self.step >= state["goal"] and not self.finished
+        if ended:
+            self.begun.append(self.step)
+        self.task.begin(len(self.begun) - 1)
+        if state["optimiser"] is not None:
+            self.optimiser.load_state_dict(state["optimiser"])
+        if state["task"] and not ended:  # of another leg's patients nothing is remembered
+            self.task.restore(state["task"])
         # What was told of steps after the checkpoint will be told again.
         kept = [line for line in self._told().splitlines(keepends=True) if json.loads(line)["step"] <= self.step]
         durable.write_text(self._journal, "".join(kept))

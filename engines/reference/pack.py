@@ -31,6 +31,7 @@ from engines.manifest import GoldenAnswer, GoldenCase, GoldenOrgan, ManifestDraf
 from engines.measuring.memory import with_memory
 from engines.parity import COVERAGE, run_golden
 from engines.phantom.torso import Kernel, Person, Scan, build, render, sample_person
+from engines.reference import journal
 from engines.reference.card import card
 from engines.reference.manifest import draft
 from engines.reference.recipes import CHARACTERISERS, RECIPES, CharacteriserRecipe, Recipe
@@ -138,7 +139,7 @@ def pack(trained: Path, into: Path, whole: bool, version: str = VERSION, memory_
         contents += [Content(f"golden-{n}.npz", "golden", volumefile.to_bytes(v)) for n, (_, v) in inputs.items()]
     made = draft(version, names, golden, networks)
     if whole:
-        contents.append(_card(made, trained))
+        contents += [_card(made, trained), journal.gather(trained, [network.id for network in made.networks])]
     durable.remove_tree(into)
     durable.make_folder(into.parent)
     return write_bundle(into, made, contents)

@@ -22,6 +22,9 @@ TRAINING_SEED, VALIDATION_SEED, MINING_SEED, TUNING_SEED = 4_000_000, 4_100_000,
 """First seeds: of the patients that networks learn from, that measure them on their way, whose candidates the third
 stage learns from, and that thresholds are chosen on. Nobody is in two of these, and who is judged is in none."""
 
+LEG_SEEDS = 1000
+"""How far apart the first patients of a training's legs are (`loop`): more than any recipe takes."""
+
 _BLOCK = 100_000
 TAKEN: dict[str, range] = {
     "training": range(TRAINING_SEED, TRAINING_SEED + _BLOCK),
@@ -111,8 +114,9 @@ SOFT, AIRY = Window(-160.0, 240.0, 40.0, 40.0), Window(-1000.0, 240.0, -600.0, 2
 class Recipe:
     """How one map-giving network is built and trained.
 
-    features: of each level; the first works at half the input's resolution. patch: voxels (z, y, x). cases: patients to
-    draw from at the first step, at most, and the step from which on it is that many; it grows evenly between. cancers:
+    features: of each level; the first works at half the input's resolution. patch: voxels (z, y, x). iterations: steps
+    in all; more of them later are another leg (`loop`). cases: patients to draw from at a leg's first step, at most, and
+    the step from which on it is that many; it grows evenly between. cancers:
     what a detector looks for; none: the localiser. shares: of a batch, patches at (cancers, findings that are none,
     places that were hard); the rest are anywhere in the organs.
     """
@@ -141,7 +145,7 @@ class Recipe:
         return int(2 ** len(self.features))
 
     def pool(self, step: int) -> int:
-        """How many patients step `step` draws from."""
+        """How many patients step `step` of a leg draws from."""
         first, most, at = self.cases
         return first + (most - first) * min(step, at) // at
 
@@ -151,12 +155,12 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             name="localiser", stage="localise", window=Window(-400.0, 400.0, 0.0, 150.0), spacing_mm=COARSE_MM,
-            features=(16, 32, 64, 96, 128), patch=(96, 64, 96), batch=1, iterations=3000, learning_rate=2e-3,
+            features=(16, 32, 64, 96, 128), patch=(96, 64, 96), batch=1, iterations=2000, learning_rate=2e-3,
             cases=(150, 500, 2000),
         ),
         Recipe(
             name="abdomen", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(16, 48, 96, 160),
-            patch=(64, 64, 64), batch=2, iterations=14000, learning_rate=2e-3, cases=(150, 500, 6000),
+            patch=(64, 64, 64), batch=2, iterations=12000, learning_rate=2e-3, cases=(150, 500, 6000),
             cancers=(Cancer.PANCREAS, Cancer.LIVER, Cancer.STOMACH, Cancer.COLORECTUM),
         ),
         Recipe(

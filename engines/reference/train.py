@@ -19,7 +19,7 @@ from engines.reference.loop import Training
 from engines.reference.network import UNet
 from engines.reference.patients import Store
 from engines.reference.pieces import Choice, Detecting, Memory, Piece
-from engines.reference.recipes import RECIPES, SCENERY, TRAINING_SEED, Recipe
+from engines.reference.recipes import LEG_SEEDS, RECIPES, SCENERY, TRAINING_SEED, Recipe
 from engines.reference.validate import report
 
 _RARE = 4.0
@@ -38,8 +38,8 @@ class Source(Protocol):
     def cut(self, choice: Choice, rng: np.random.Generator) -> Piece: ...
 
 
-def source_of(recipe: Recipe, store: Store, first_seed: int = TRAINING_SEED) -> Source:
-    """The recipe's pieces."""
+def source_of(recipe: Recipe, store: Store, first_seed: int) -> Source:
+    """The recipe's pieces of patients from `first_seed` on."""
     kind = Localising if recipe.stage == "localise" else Detecting
     return kind(recipe, store, first_seed)
 
@@ -83,14 +83,20 @@ def peak_loss(log_p: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, 
 class Mapping:
     """The task of a network that gives a map."""
 
-    def __init__(self, recipe: Recipe, source: Source) -> None:
-        self.recipe, self.source, self.memory = recipe, source, Memory()
+    def __init__(self, recipe: Recipe, store: Store, first_seed: int = TRAINING_SEED) -> None:
+        self.recipe, self.store, self.first_seed = recipe, store, first_seed
         self.iterations, self.learning_rate = recipe.iterations, recipe.learning_rate
+        self.begin(0)
 
     def build(self) -> UNet:
         """The network, untrained."""
         scenery = len(SCENERY) + 1 if self.recipe.stage == "detect" else 0
         return UNet(self.recipe.features, len(self.recipe.labels), scenery)
+
+    def begin(self, leg: int) -> None:
+        """Each leg learns from patients of its own: others teach more than the same once more."""
+        self.source = source_of(self.recipe, self.store, self.first_seed + leg * LEG_SEEDS)
+        self.memory = Memory()
 
     def prepare(self, step: int) -> None:
         """More patients as training goes on."""
@@ -149,8 +155,8 @@ def main() -> None:
     torch.set_num_threads(a.threads)
     recipe = RECIPES[a.network] if a.cases is None else of_few(RECIPES[a.network], a.cases)
     store = Store(a.store)
-    training = Training(Mapping(recipe, source_of(recipe, store)), a.into, a.seed)
-    for stop in stops(recipe.iterations, a.until):
+    training = Training(Mapping(recipe, store), a.into, a.seed)
+    for stop in stops(training.begun[-1], recipe.iterations, a.until):
         training.run(stop)
         if not training.was_told("validation"):
             training.tell({"validation": report(recipe, training.average, store, a.tried_on, training.device)})
@@ -162,10 +168,10 @@ def of_few(recipe: Recipe, cases: int) -> Recipe:
     return replace(recipe, cases=(min(first, cases), min(most, cases), at))
 
 
-def stops(iterations: int, until: int | None) -> list[int]:
-    """Steps after which a network is tried: a sixth, a third, two thirds of its way, and its end."""
-    end = iterations if until is None else min(until, iterations)
-    return [stop for stop in (iterations // 6, iterations // 3, 2 * iterations // 3) if stop < end] + [end]
+def stops(begun: int, iterations: int, until: int | None) -> list[int]:
+    """Steps after which a network is tried: a sixth, a third, two thirds of its leg, and its end."""
+    end, length = iterations if until is None else min(until, iterations), iterations - begun
+    return [stop for stop in (begun + length // 6, begun + length // 3, begun + 2 * length // 3) if stop < end] + [end]
 
 
 if __name__ == "__main__":

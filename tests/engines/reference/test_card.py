@@ -22,7 +22,7 @@ def trained(folder: Path, names: tuple[str, ...]) -> Path:
     for name in names:
         (folder / name).mkdir()
         task = {"candidates": {"benign": 40, "liver": 7, "stomach": 0}} if name in CHARACTERISERS else {}
-        run = {"task": task, "step": 250, "seed": 5, "torch": "2.13.0", "device": "cpu"}
+        run = {"task": task, "step": 250, "begun": [0, 100], "seed": 5, "torch": "2.13.0", "device": "cpu"}
         (folder / name / "run.json").write_text(json.dumps(run))
     tried = {"liver": {"auc": 0.913, "at95": 0.5, "at99": 0.25, "at100": 0.1}, "pancreas": {"auc": math.nan}}
     lines = [{"step": 100, "validation": {"liver": {"auc": 0.1}}}, {"step": 250, "validation": tried}, {"step": 250}]

@@ -44,7 +44,7 @@ def _one_thread() -> None:
 
 
 def training(recipe: Recipe, store: Store, folder: Path, seed: int = 1) -> Training:
-    return Training(Mapping(recipe, source_of(recipe, store, SEED)), folder, seed)
+    return Training(Mapping(recipe, store, SEED), folder, seed)
 
 
 def known(patient: Patient, truth: str, asked: str = "lung") -> Known:
@@ -83,6 +83,36 @@ def test_a_killed_training_goes_on_exactly_where_its_checkpoint_was(
     resumed.run(until=8)
     for name, value in straight.average.state_dict().items():
         assert torch.equal(value, resumed.average.state_dict()[name]), name
+
+
+def test_more_steps_are_another_leg_with_patients_and_a_rate_of_its_own(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.reference.train.LEG_SEEDS", 0)  # one patient is enough here
+    first = training(replace(FINE, iterations=4), store, tmp_path)
+    first.run()
+    assert len(first.task.memory.hardness) > 0
+    resumed = training(replace(FINE, iterations=10), store, tmp_path)
+    assert (resumed.step, resumed.begun, resumed.finished) == (4, [0, 4], False)
+    assert len(resumed.task.memory.hardness) == 0
+    assert torch.equal(resumed.model.stem.weight, first.model.stem.weight)
+    resumed.run(until=6)
+    rate = json.loads((tmp_path / "losses.jsonl").read_text().splitlines()[-1])["rate"]
+    assert rate == pytest.approx(FINE.learning_rate * 2 / 200, rel=0.02)  # the second step of a warm-up
+    killed = training(replace(FINE, iterations=10), store, tmp_path)
+    assert (killed.step, killed.begun) == (6, [0, 4])
+    assert len(killed.task.memory.hardness) > 0
+    assert json.loads((tmp_path / "run.json").read_text())["begun"] == [0, 4]
+
+
+def test_each_leg_learns_from_other_patients(store: Store) -> None:
+    task = Mapping(FINE, store, SEED)
+    seeds = []
+    for leg in (0, 1, 2):
+        task.begin(leg)
+        seeds.append(task.source.first)
+    assert seeds == [SEED, SEED + 1000, SEED + 2000]
+    assert all(recipe.cases[1] <= 1000 for recipe in RECIPES.values())
 
 
 def test_a_characteriser_learns_from_candidates_and_resumes(tmp_path: Path, store: Store, patient: Patient) -> None:
@@ -192,8 +222,9 @@ def test_figures_of_separated_and_mixed_scores() -> None:
 
 
 def test_a_network_is_tried_on_its_way_and_at_its_end() -> None:
-    assert stops(600, None) == [100, 200, 400, 600]
-    assert stops(600, 150) == [100, 150]
+    assert stops(0, 600, None) == [100, 200, 400, 600]
+    assert stops(0, 600, 150) == [100, 150]
+    assert stops(600, 900, None) == [650, 700, 800, 900]
     few = of_few(RECIPES["abdomen"], 3)
     assert [few.pool(step) for step in (0, 15000, 30000)] == [3, 3, 3]
     assert of_few(RECIPES["abdomen"], 10**6) == RECIPES["abdomen"]
