@@ -24,7 +24,7 @@ from bench.record import Goal, Record, fsync_latency_ms
 from deploy.demo import push
 from deploy.embedded import free_port
 from deploy.onescan import OneScan, Site
-from engines.phantom import Scan, sample_patient
+from engines.phantom import Scan, build, sample_person
 from engines.phantom.dicom import write_series
 
 RUNS = 5
@@ -62,7 +62,7 @@ def measure(record: Record, stack: OneScan, folder: Path, advance: Callable[[], 
     waits: list[float] = []
     networks: list[float] = []
     for run in range(RUNS):
-        files = write_series(sample_patient(100 + run), folder / f"study-{run}", scan=SCAN)
+        files = write_series(build(sample_person(100 + run)), SCAN, folder / f"study-{run}")
         if run % 2:
             peer.append(storescp(folder, files))
         seconds, ended = receive(stack, files)

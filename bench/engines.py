@@ -212,10 +212,9 @@ def _saved(path: Path, make: Callable[[], npt.NDArray[np.int16]]) -> Path:
 
 def _phantom() -> npt.NDArray[np.int16]:
     from engines.phantom import Scan as PhantomScan
-    from engines.phantom import render, sample_patient
+    from engines.phantom import build, render, sample_person
 
-    volume, _ = render(sample_patient(7), PhantomScan(spacing_mm=(1.0, 0.8, 0.8), matrix=(512, 512)))
-    return volume.hu[:600]
+    return render(build(sample_person(7)), PhantomScan((1.0, 0.8, 0.8), (512, 512))).volume.hu[:600]
 
 
 def _chest() -> npt.NDArray[np.int16]:

@@ -25,7 +25,7 @@ from engines.evaluation.results import missing_shards, read_cases, read_header
 from engines.evaluation.running import run_cases
 from engines.evaluation.studies import Source
 from engines.evaluation.torsos import Torsos, cohort_settings
-from engines.phantom.torso.cohort import Order, make
+from engines.phantom.cohort import Order, make
 from engines.reference.recipes import TAKEN
 
 FIRST, BLOCK = 7_000_000, 100_000

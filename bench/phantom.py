@@ -22,7 +22,7 @@ from bench import phantom_real as real
 from bench.phantom_pictures import LUNG, SOFT, outlined, plot, sheet, sized, window
 from bench.record import Goal, Record
 from core.finding import Cancer
-from engines.phantom.torso import (
+from engines.phantom import (
     COVERAGE,
     Kernel,
     Rendered,
@@ -33,8 +33,8 @@ from engines.phantom.torso import (
     render,
     sample_person,
 )
-from engines.phantom.torso.dicom import default_scan, write_study
-from engines.phantom.torso.difficulty import SUBTYPES
+from engines.phantom.dicom import default_scan, write_study
+from engines.phantom.difficulty import SUBTYPES
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 OURS = {

@@ -25,7 +25,7 @@ from core import durable
 from core.finding import Cancer
 from engines.evaluation.baseline import RULES, Tuned, marks_mm, tune
 from engines.evaluation.observer import places, sensitivity
-from engines.phantom.torso import (
+from engines.phantom import (
     Rendered,
     Scan,
     Torso,
@@ -36,7 +36,7 @@ from engines.phantom.torso import (
     sample_person,
     sample_scan,
 )
-from engines.phantom.torso.visibility import visibility
+from engines.phantom.visibility import visibility
 
 SPACING = (2.0, 2.0, 2.0)
 SPECIFICITY = 0.999

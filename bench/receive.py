@@ -34,7 +34,7 @@ from bench.record import Goal, Record, fsync_latency_ms
 from core.extent import Extent
 from deploy.embedded import OrthancPacs, free_port
 from deploy.onescan import OneScan, Site
-from engines.phantom import Scan, sample_patient
+from engines.phantom import Scan, build, sample_person
 from engines.phantom.dicom import write_series
 
 NO_DELAY = {**os.environ, "TCP_NODELAY": "1"}
@@ -126,7 +126,7 @@ def measure(
 ) -> Figures:
     """Seconds, processor seconds, all of the receiver's."""
     scan = Scan(spacing_mm=(700 / slices, 0.8, 0.8), matrix=(512, 512))
-    template = [dcmread(path) for path in write_series(sample_patient(1), folder / "template", scan=scan)[:slices]]
+    template = [dcmread(path) for path in write_series(build(sample_person(1)), scan, folder / "template")[:slices]]
     figures: Figures = defaultdict(list)
     for run in range(runs):
         turns: list[str | Way] = [*PEERS[1:], *WAYS]

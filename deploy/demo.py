@@ -27,9 +27,10 @@ from rich.table import Table
 
 from core import durable
 from core.errors import OneScanError
+from core.finding import Cancer
 from deploy.onescan import POLL_S, REPOSITORY, OneScan, SetUpFailed
-from engines.phantom import sample_patient
-from engines.phantom.dicom import default_spacing_mm, write_series
+from engines.phantom import build, sample_person
+from engines.phantom.dicom import default_scan, write_series
 
 SCREEN = Console()
 PROPOSE = {  # storescu proposes compressed transfer syntaxes only when asked to
@@ -49,6 +50,10 @@ WORDS = {
     "not_analysed": "[dim]– not analysed[/]",
     "withheld": "[dim]◦ withheld (silent mode)[/]",
 }
+
+
+_LESION_MM = 32.0
+"""Plain enough to be seen on a key image by everybody."""
 
 
 class NoStudy(OneScanError):
@@ -110,15 +115,15 @@ def _alone(folder: Path) -> Iterator[Path]:
 
 
 def _phantom(folder: Path, seed: int, began: float) -> list[Path]:
-    said = f"Making a phantom patient with a lesion in lung and liver (seed {seed})"
+    said = f"Making a phantom patient with a cancer in lung and liver (seed {seed})"
     SCREEN.print(f"[dim]{time.monotonic() - began:5.1f} s[/] {said}")
     with _progress() as progress:
         task = progress.add_task("rendering", total=None)
-        patient = sample_patient(seed, lung=1, liver=1)
+        torso = build(sample_person(seed, {Cancer.LUNG: 1, Cancer.LIVER: 1}, diameter_mm=_LESION_MM))
         return write_series(
-            patient,
+            torso,
+            default_scan(torso, slice_mm=5.0),
             folder,
-            default_spacing_mm(patient, slice_mm=5.0),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
 

@@ -263,7 +263,7 @@ def _source(
     from engines.evaluation.table import read_table
     from engines.evaluation.torsos import CohortFolder, Torsos
     from engines.evaluation.volumes import VolumeTable
-    from engines.phantom.torso.cohort import Order
+    from engines.phantom.cohort import Order
 
     if (cases is None) == (torsos is None):
         raise ConfigError("give either cases or --torsos SEED", remedy="See --help of this command.")

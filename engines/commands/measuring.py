@@ -175,8 +175,8 @@ def _drawn(volumes: Sequence[Path], seeds: Sequence[int], age: int | None, sex: 
     for path in volumes:
         yield Case(path.name, volumefile.read(path), PatientContext(age, sex))
     for seed in seeds:
-        person, image = small_phantom(seed, quiet=True)
-        known = PatientContext(age if age is not None else person.age_years, sex or person.sex)
+        torso, image = small_phantom(seed, quiet=True)
+        known = PatientContext(age if age is not None else torso.person.age_years, sex or torso.person.sex)
         yield Case(f"phantom {seed}", image, known)
 
 

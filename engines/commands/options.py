@@ -15,7 +15,7 @@ from engines.runtime.choice import Precision, Preference
 
 if TYPE_CHECKING:
     from core.volume import Volume
-    from engines.phantom import Patient
+    from engines.phantom import Torso
 
 REFERENCE = Path(__file__).parents[1] / "bundles" / "reference"
 Result = TypeVar("Result")
@@ -63,24 +63,23 @@ def with_progress(what: str, unit: str, work: Callable[[Step], Result], quiet: b
         return work(lambda done, total: progress.update(task, completed=done, total=total))
 
 
-def small_phantom(seed: int, quiet: bool = False) -> tuple[Patient, Volume]:
+def small_phantom(seed: int, quiet: bool = False) -> tuple[Torso, Volume]:
     """A synthetic patient, drawn at 1.5 mm: four times as quick as 512 × 512."""
-    from engines.phantom import Scan, render, sample_patient
+    from engines.phantom import Scan, build, render, sample_person
 
-    patient = sample_patient(seed)
-    scan = Scan(spacing_mm=(3.0, 1.5, 1.5), matrix=None)
-    volume, _ = with_progress("making the phantom", "slices", lambda step: render(patient, scan, step), quiet)
-    return patient, volume
+    torso, scan = build(sample_person(seed)), Scan((3.0, 1.5, 1.5), None)
+    rendered = with_progress("making the phantom", "slices", lambda step: render(torso, scan, step), quiet)
+    return torso, rendered.volume
 
 
-def truth_of(patient: Patient) -> list[dict[str, Any]]:
-    """The lesions that a synthetic patient has."""
+def truth_of(torso: Torso) -> list[dict[str, Any]]:
+    """The findings that a synthetic patient has, cancers first."""
     return [
         {
-            "organ": lesion.kind.organ,
-            "kind": lesion.kind.value.replace("_", " "),
-            "cancer": lesion.kind.is_cancer,
-            "diameter_mm": round(lesion.diameter_mm, 1),
+            "organ": found.organ,
+            "kind": found.kind,
+            "cancer": found.cancer,
+            "diameter_mm": round(found.diameter_mm, 1),
         }
-        for lesion in patient.lesions
+        for found in sorted(torso.findings, key=lambda found: not found.cancer)
     ]

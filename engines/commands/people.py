@@ -28,7 +28,7 @@ class Wish:
 
 def make_people(folder: Path, wish: Wish, as_json: bool) -> None:
     """Make the cohort, under a progress bar, and say what was made."""
-    from engines.phantom.torso.cohort import Order, make
+    from engines.phantom.cohort import Order, make
 
     if wish.healthy and wish.cancers:
         raise ConfigError("nobody can be healthy and have a cancer", remedy="Leave out --healthy or --cancer.")

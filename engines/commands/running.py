@@ -187,35 +187,32 @@ def phantom(
         make_people(to, wish, as_json)
         return
     from engines import volumefile
-    from engines.phantom import Scan, render, sample_patient
-    from engines.phantom.dicom import VENDORS, default_spacing_mm, write_series
+    from engines.phantom import Scan, build, render, sample_person
+    from engines.phantom.dicom import VENDORS, default_scan, write_series
 
     if vendor not in VENDORS:
         raise ConfigError(f"no vendor {vendor}", remedy=f"Choose one of {', '.join(VENDORS)}.")
-    patient = sample_patient(seed)
-    scan = Scan(spacing_mm=default_spacing_mm(patient, slice_mm))
+    torso = build(sample_person(seed))
+    scan = default_scan(torso, slice_mm)
     if pixel_mm is not None:
         scan = Scan(spacing_mm=(slice_mm, pixel_mm, pixel_mm), matrix=None)
     what = ("making the phantom", "slices")
     if to.suffix == ".npz":
-        volume, _ = with_progress(*what, lambda step: render(patient, scan, step), as_json)
+        volume = with_progress(*what, lambda step: render(torso, scan, step), as_json).volume
         durable.make_folder(to.resolve().parent)
         durable.write_bytes(to, volumefile.to_bytes(volume))
         written = 1
     else:
-        written = len(
-            with_progress(
-                *what, lambda step: write_series(patient, to, scan=scan, vendor=vendor, progress=step), as_json
-            )
-        )
-    truth = truth_of(patient)
+        written = len(with_progress(*what, lambda step: write_series(torso, scan, to, vendor, step), as_json))
+    person, truth = torso.person, truth_of(torso)
     if as_json:
-        print_json({"seed": seed, "path": str(to), "files": written, "age_years": patient.age_years, "truth": truth})
+        print_json({"seed": seed, "path": str(to), "files": written, "age_years": person.age_years, "truth": truth})
         return
     counted = "1 file" if written == 1 else f"{written} files"
-    out.print(f"{counted} in {to}: synthetic patient {seed}, {patient.age_years} years")
-    for lesion in truth:
-        out.print(f"  {lesion['kind']}, {lesion['diameter_mm']} mm" + ("" if lesion["cancer"] else ", benign"))
+    out.print(f"{counted} in {to}: synthetic patient {seed}, {person.age_years} years")
+    for found in truth:
+        what_it_is = f"cancer of the {found['organ']}" if found["cancer"] else "benign"
+        out.print(f"  {found['kind']}, {found['diameter_mm']} mm, {what_it_is}")
 
 
 def _input(path: Path | None, seed: int | None) -> tuple[Volume, PatientContext, list[dict[str, Any]] | None]:
@@ -227,8 +224,8 @@ def _input(path: Path | None, seed: int | None) -> tuple[Volume, PatientContext,
         return volumefile.read(path), PatientContext(), None
     if path is not None or seed is None:
         raise ConfigError("give either a volume file or --phantom SEED", remedy="See --help of this command.")
-    patient, volume = small_phantom(seed, quiet=not err.is_terminal)
-    return volume, PatientContext(patient.age_years, patient.sex), truth_of(patient)
+    torso, volume = small_phantom(seed, quiet=not err.is_terminal)
+    return volume, PatientContext(torso.person.age_years, torso.person.sex), truth_of(torso)
 
 
 def _answer_fields(answer: Answer) -> dict[str, Any]:

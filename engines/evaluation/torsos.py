@@ -22,8 +22,8 @@ from engines.cascade import PatientContext
 from engines.evaluation.cases import CaseSet, Truth
 from engines.evaluation.results import Value
 from engines.evaluation.studies import Finding, Labels, Study
-from engines.phantom.torso import build, organ_mask, record_of, render, sample_person, sample_scan
-from engines.phantom.torso.cohort import Order, folder_of, is_complete
+from engines.phantom import build, organ_mask, record_of, render, sample_person, sample_scan
+from engines.phantom.cohort import Order, folder_of, is_complete
 
 _ABOUT = ("sex", "age_years", "habitus", "steatosis", "arms_up", "breast_density", "emphysema")
 

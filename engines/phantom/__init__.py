@@ -1,30 +1,43 @@
-"""Synthetic patients: seed in, whole-torso CT with voxel-exact truth out. numpy only, so it runs on the device too.
+"""Synthetic torsos: whole-torso CT with all seven cancers, their look-alikes, and voxel-exact truth. numpy only.
 
-    patient = sample_patient(seed)            who: body, tissues, lesions (a frozen description)
-    volume, labels = render(patient, Scan())  HU volume and `Tissue` labels
-    engines.phantom.dicom.write_series(...)   the same as a DICOM series (needs pydicom)
+    person = sample_person(seed)             who is scanned and what is wrong: a frozen description
+    torso = build(person)                    anatomy, in about 2 s
+    rendered = render(torso, Scan(...))      volume, organ labels, finding labels, at any spacing
+    record_of(torso, scan, rendered)         the truth as plain values
 
-The read order is patient → shapes → anatomy → viscera → lesions → noise → rendering. Anybody may call this; it draws
-on nothing but `core`. Images are stylised: good enough to train and test the machinery, no evidence about people.
+`cohort` makes thousands of cases, `dicom` writes a series, or a study with its truth as SEG, `difficulty` is the frozen
+law of how large and how faint cancers are. Read order: torso → studio → fields → body → planes → skeleton → thorax →
+abdomen → gut → findings → masses, walls, lookalikes → rendering → physics. Why so: ADR 0021. Anybody may call this; it
+draws on nothing but `core`. Synthetic: no evidence about people.
 """
 
-from engines.phantom.labels import PARTS_OF_LIVER, PARTS_OF_LUNG, Tissue
-from engines.phantom.lesions import sample_patient
-from engines.phantom.noise import Kernel
-from engines.phantom.patient import Lesion, LesionKind, Patient
-from engines.phantom.rendering import Scan, geometry_of, organ_mask, render
+from engines.phantom.labels import LOBES, ORGAN_OF, Tissue
+from engines.phantom.person import Person, Plan, sample_person
+from engines.phantom.physics import Kernel
+from engines.phantom.record import organ_mask, record_of
+from engines.phantom.rendering import COVERAGE, Rendered, Scan, geometry_of, render, render_blocks
+from engines.phantom.scanning import sample_scan
+from engines.phantom.studio import Found
+from engines.phantom.torso import Torso, build
 
 __all__ = [
-    "PARTS_OF_LIVER",
-    "PARTS_OF_LUNG",
+    "COVERAGE",
+    "LOBES",
+    "ORGAN_OF",
+    "Found",
     "Kernel",
-    "Lesion",
-    "LesionKind",
-    "Patient",
+    "Person",
+    "Plan",
+    "Rendered",
     "Scan",
     "Tissue",
+    "Torso",
+    "build",
     "geometry_of",
     "organ_mask",
+    "record_of",
     "render",
-    "sample_patient",
+    "render_blocks",
+    "sample_person",
+    "sample_scan",
 ]

@@ -1,12 +1,17 @@
-"""A phantom as a CT Image Storage series (PS3.3 A.3), as one of four vendors' scanners would send it.
+"""A torso as a CT Image Storage series (PS3.3 A.3) with one of four vendors' header habits, and its truth as SEG.
 
-Explicit VR Little Endian. Patients are called PHANTOM-<seed>, so that nobody mistakes them for people, and every image
-says in its comments that it is synthetic.
+    ct/CT0001.dcm ...   the images, feet to head, Explicit VR Little Endian
+    organs.dcm          a label map segmentation of all tissues (PS3.3 A.51.5), one value a `Tissue`
+    findings.dcm        a binary segmentation, one segment a finding; only slices that one touches
+    record.json         `record.record_of`
+
+Patients are called PHANTOM-<seed>, and every image says in its comments that it is synthetic.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,205 +24,221 @@ from pydicom.uid import CTImageStorage
 from core import durable
 from core.volume import Geometry
 from engines.phantom.encoding import as_file, decimal
-from engines.phantom.noise import Kernel
-from engines.phantom.patient import Patient
-from engines.phantom.rendering import Scan, body_size_mm, geometry_of, render_blocks
+from engines.phantom.person import Person
+from engines.phantom.physics import Kernel
+from engines.phantom.record import record_of
+from engines.phantom.rendering import Rendered, Scan, geometry_of, render
+from engines.phantom.torso import Torso
 
 
 @dataclass(frozen=True)
-class Vendor:
-    """What differs between manufacturers and matters to software that reads their images."""
+class Habits:
+    """What differs between manufacturers' headers and matters to software that reads them.
+
+    kernels: values of Convolution Kernel. signed: pixels are signed, else unsigned with 12 bits. padding: stored value
+    outside the reconstruction circle, announced or not. decimals: of positions. head_first: instance 1 is the head.
+    counts: Images in Acquisition is told. gap: Spacing Between Slices is told. windows: several are offered.
+    """
 
     manufacturer: str
     model: str
-    kernels: dict[Kernel, str]
-    intercept: int
+    kernels: dict[Kernel, tuple[str, ...]]
     image_type: tuple[str, ...]
-    position_decimals: int
-    head_first_numbering: bool
-    says_images_in_acquisition: bool
+    signed: bool
+    intercept: int
+    padding: int | None
+    announced: bool
+    decimals: int
+    head_first: bool
+    counts: bool
+    gap: bool
+    windows: tuple[tuple[int, int], ...]
+    age_given: bool = True
 
 
-VENDORS: dict[str, Vendor] = {
-    "siemens": Vendor(
+VENDORS: dict[str, Habits] = {
+    "siemens": Habits(
         "Siemens Healthineers", "SOMATOM Phantom",
-        {Kernel.SOFT: "Br40f", Kernel.SHARP: "Bl57f", Kernel.ITERATIVE: "Br36f"},
-        -1024, ("ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"), 6, True, False,
+        {Kernel.SOFT: ("Br40f", "3"), Kernel.SHARP: ("Bl57f", "3"), Kernel.ITERATIVE: ("Br36f", "4")},
+        ("ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"), False, -1024, None, False, 6, True, False, False,
+        ((40, 400), (-600, 1500)),
     ),
-    "ge": Vendor(
+    "ge": Habits(
         "GE MEDICAL SYSTEMS", "Revolution Phantom",
-        {Kernel.SOFT: "STANDARD", Kernel.SHARP: "LUNG", Kernel.ITERATIVE: "SOFT"},
-        -1024, ("ORIGINAL", "PRIMARY", "AXIAL"), 3, True, True,
+        {Kernel.SOFT: ("STANDARD",), Kernel.SHARP: ("LUNG",), Kernel.ITERATIVE: ("SOFT",)},
+        ("ORIGINAL", "PRIMARY", "AXIAL"), True, -1024, -2000, True, 3, True, True, False, ((40, 400),),
     ),
-    "philips": Vendor(
+    "philips": Habits(
         "Philips", "Incisive Phantom",
-        {Kernel.SOFT: "B", Kernel.SHARP: "YC", Kernel.ITERATIVE: "A"},
-        -1024, ("ORIGINAL", "PRIMARY", "AXIAL", "HELIX"), 4, True, False,
+        {Kernel.SOFT: ("B",), Kernel.SHARP: ("YC",), Kernel.ITERATIVE: ("A",)},
+        ("ORIGINAL", "PRIMARY", "AXIAL", "HELIX"), False, -1024, 0, False, 4, True, False, True, ((60, 350), (60, 350)),
+        age_given=False,
     ),
-    "canon": Vendor(
+    "canon": Habits(
         "Canon Medical Systems", "Aquilion Phantom",
-        {Kernel.SOFT: "FC08", Kernel.SHARP: "FC52", Kernel.ITERATIVE: "FC18"},
-        0, ("ORIGINAL", "PRIMARY", "AXIAL"), 5, False, True,
+        {Kernel.SOFT: ("FC08",), Kernel.SHARP: ("FC52",), Kernel.ITERATIVE: ("FC18",)},
+        ("ORIGINAL", "PRIMARY", "AXIAL"), True, 0, -2048, True, 5, False, True, True, ((40, 400),),
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class StudyTags:
-    """What identifies one pushed study. All follow from the seed unless given."""
+class Uids:
+    """All follow from the seed."""
 
-    study_uid: str
-    series_uid: str
-    frame_uid: str
-    accession: str
-    scanned_at: dt.datetime
+    study: str
+    series: str
+    frame: str
+    truth: str
 
-
-def study_tags(patient: Patient, study_uid: str | None = None, scanned_at: dt.datetime | None = None) -> StudyTags:
-    """UIDs and times of a phantom's study: the same seed gives the same study, a given study_uid another one."""
-    rng = patient.generator(40, *(study_uid or "").encode())
-    numbers = [f"2.25.{int.from_bytes(rng.bytes(15), 'big') + 1}" for _ in range(3)]
-    return StudyTags(
-        study_uid=study_uid or numbers[0],
-        series_uid=numbers[1],
-        frame_uid=numbers[2],
-        accession=f"PH{int(rng.integers(10**9)):09d}",
-        scanned_at=scanned_at or dt.datetime(2026, 1, 5, 8, 0) + dt.timedelta(minutes=patient.seed % 100_000),
-    )
+    @classmethod
+    def of(cls, person: Person) -> Uids:
+        """The UIDs of `person`'s study (2.25 and a number, PS3.5 B.2)."""
+        rng = person.rng(95)
+        made = [f"2.25.{int.from_bytes(rng.bytes(15), 'big') + 1}" for _ in range(4)]
+        return cls(*made)
 
 
-def default_spacing_mm(patient: Patient, slice_mm: float = 3.0) -> tuple[float, float, float]:
-    """Spacing (z, y, x) at which 512 × 512 pixels hold the whole patient."""
-    pixel = round(max(body_size_mm(patient)) / 512 + 0.005, 2)
-    return (slice_mm, pixel, pixel)
+def write_study(
+    torso: Torso, scan: Scan, folder: Path, vendor: str = "siemens", progress: Callable[[int, int], None] | None = None
+) -> Rendered:
+    """Scan `torso` and write images, truth and record into `folder` (made if missing); what was rendered comes back."""
+    from engines.phantom.truth import findings_seg, organs_seg
+
+    rendered = render(torso, scan, progress)
+    durable.make_folder(folder / "ct")
+    images = write_images(torso.person, scan, rendered, folder / "ct", vendor)
+    uids = Uids.of(torso.person)
+    durable.write_bytes(folder / "organs.dcm", as_file(organs_seg(rendered, images, uids.truth)))
+    if (lesions := findings_seg(torso, rendered, images, uids.truth)) is not None:
+        durable.write_bytes(folder / "findings.dcm", as_file(lesions))
+    record = {**record_of(torso, scan, rendered), "vendor": vendor}
+    durable.write_text(folder / "record.json", json.dumps(record, indent=1))
+    return rendered
 
 
 def write_series(
-    patient: Patient,
-    folder: Path,
-    spacing_mm: tuple[float, float, float] | None = None,
-    *,
-    scan: Scan | None = None,
-    study_uid: str | None = None,
-    scanned_at: dt.datetime | None = None,
-    vendor: str = "siemens",
-    progress: Callable[[int, int], None] | None = None,
+    torso: Torso, scan: Scan, folder: Path, vendor: str = "siemens", progress: Callable[[int, int], None] | None = None
 ) -> list[Path]:
-    """Render `patient` and write one file a slice into `folder` (made if missing).
-
-    spacing_mm: (z, y, x); None fits the patient into 512 × 512 at 3 mm. scan: everything else about the scan; its
-    spacing is used where spacing_mm is None and a scan is given. Returns the files from feet to head.
-    """
-    spacing = spacing_mm or (scan.spacing_mm if scan else default_spacing_mm(patient))
-    base = scan or Scan()
-    scan = Scan(spacing, base.matrix, base.coverage_mm, base.kernel, base.dose, base.with_couch)
+    """Scan `torso` and write the images alone, straight into `folder` (made if missing); the files, feet to head."""
+    rendered = render(torso, scan, progress)
     durable.make_folder(folder)
-    tags, maker = study_tags(patient, study_uid, scanned_at), VENDORS[vendor]
-    geometry = geometry_of(patient, scan)
-    count = geometry.shape[0]
-    common = _common_dataset(patient, scan, tags, maker, geometry)
-    paths: list[Path] = []
-    for block, _ in render_blocks(patient, scan):
-        for plane in block:
-            index = len(paths)
-            path = folder / f"CT{index + 1:04d}.dcm"
-            durable.write_bytes(path, _encode(common, plane, index, geometry, maker))
-            paths.append(path)
-            if progress:
-                progress(len(paths), count)
-    return paths
+    count = len(write_images(torso.person, scan, rendered, folder, vendor))
+    return [folder / _file_name(index) for index in range(count)]
 
 
-def _common_dataset(patient: Patient, scan: Scan, tags: StudyTags, vendor: Vendor, geometry: Geometry) -> Dataset:
+def _file_name(index: int) -> str:
+    return f"CT{index + 1:04d}.dcm"
+
+
+def write_images(person: Person, scan: Scan, rendered: Rendered, folder: Path, vendor: str) -> list[Dataset]:
+    """One file a slice; the headers come back, without pixels, from feet to head."""
+    habits, geometry = VENDORS[vendor], rendered.volume.geometry
+    common = _common(person, scan, habits, geometry)
+    outside = _outside_circle(geometry) if habits.padding is not None else None
+    headers = []
+    for index, plane in enumerate(rendered.volume.hu):
+        ds = _slice(common, index, geometry, habits)
+        headers.append(ds)
+        image = Dataset()
+        image.update(ds)
+        image.PixelData = _stored(plane, habits, outside).tobytes()
+        image["PixelData"].VR = "OW"
+        durable.write_bytes(folder / _file_name(index), as_file(image))
+    return headers
+
+
+def _stored(
+    plane: npt.NDArray[np.int16], habits: Habits, outside: npt.NDArray[np.bool_] | None
+) -> npt.NDArray[np.generic]:
+    stored = plane.astype(np.int32) - habits.intercept
+    if not habits.signed:
+        stored = np.clip(stored, 0, 4095)
+    if outside is not None and habits.padding is not None:
+        stored[outside] = habits.padding
+    return stored.astype("<i2" if habits.signed else "<u2")
+
+
+def _outside_circle(geometry: Geometry) -> npt.NDArray[np.bool_]:
+    ny, nx = geometry.shape[1:]
+    y, x = np.ogrid[:ny, :nx]
+    return np.asarray((y - (ny - 1) / 2) ** 2 + (x - (nx - 1) / 2) ** 2 > (min(ny, nx) / 2) ** 2)
+
+
+def _common(person: Person, scan: Scan, habits: Habits, geometry: Geometry) -> Dataset:
     """Everything that all slices share."""
-    ds = Dataset()
-    _patient_and_study(ds, patient, tags)
-    _series_and_equipment(ds, patient, scan, tags, vendor)
-    ds.ImageType = list(vendor.image_type)
-    ds.AcquisitionNumber = 1
-    ds.AcquisitionDate = tags.scanned_at.strftime("%Y%m%d")
-    ds.AcquisitionTime = tags.scanned_at.strftime("%H%M%S")
-    if vendor.says_images_in_acquisition:
-        ds.ImagesInAcquisition = geometry.shape[0]
-    ds.ImageComments = "Synthetic phantom, not a person"
-    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    ds.PixelSpacing = [decimal(geometry.spacing_mm[1], 6), decimal(geometry.spacing_mm[2], 6)]
-    ds.SliceThickness = decimal(geometry.spacing_mm[0], 4)
-    ds.SamplesPerPixel = 1
-    ds.PhotometricInterpretation = "MONOCHROME2"
-    ds.Rows, ds.Columns = geometry.shape[1:]
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = (
-        16,
-        16 if vendor.intercept == 0 else 12,
-        15 if vendor.intercept == 0 else 11,
+    ds, uids = Dataset(), Uids.of(person)
+    when = dt.datetime(2026, 1, 5, 8, 0) + dt.timedelta(minutes=person.seed % 100_000)
+    day, clock = when.strftime("%Y%m%d"), when.strftime("%H%M%S")
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.SOPClassUID, ds.Modality, ds.ImageType = CTImageStorage, "CT", list(habits.image_type)
+    for name in ("Study", "Series", "Content", "Acquisition"):
+        setattr(ds, f"{name}Date", day)
+        setattr(ds, f"{name}Time", clock)
+    ds.AccessionNumber, ds.StudyID = f"PH{person.seed % 10**9:09d}", str(person.seed)[:16]
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate = f"Phantom^{person.seed}", f"PHANTOM-{person.seed}", ""
+    ds.PatientSex = person.sex
+    if habits.age_given:
+        ds.PatientAge = f"{person.age_years:03d}Y"
+    ds.ReferringPhysicianName, ds.StudyDescription = "", "CT chest abdomen pelvis without contrast"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = uids.study, uids.series, uids.frame
+    ds.PositionReferenceIndicator = ""
+    ds.SeriesNumber, ds.AcquisitionNumber, ds.PatientPosition = 2, 1, "HFS"
+    kernel = list(habits.kernels[scan.kernel or Kernel.SOFT])
+    ds.SeriesDescription = f"Torso {scan.spacing_mm[0]:g} mm {kernel[0]}"
+    low, high = scan.coverage_mm
+    ds.BodyPartExamined = "CHEST" if low > 250 else "ABDOMEN" if high < 450 else "CHESTABDPELVIS"
+    ds.Manufacturer, ds.ManufacturerModelName = habits.manufacturer, habits.model
+    ds.InstitutionName, ds.StationName, ds.DeviceSerialNumber, ds.SoftwareVersions = (
+        "OneScan phantom",
+        "PHANTOM",
+        "1",
+        "1",
     )
-    ds.PixelRepresentation = 1 if vendor.intercept == 0 else 0
-    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = vendor.intercept, 1, "HU"
-    ds.WindowCenter, ds.WindowWidth = 40, 400
-    ds.KVP = 120
-    ds.ConvolutionKernel = vendor.kernels[scan.kernel or Kernel.SOFT]
+    ds.ProtocolName, ds.ImageComments = "Phantom torso", "Synthetic phantom, not a person"
+    ds.KVP, ds.ExposureTime, ds.XRayTubeCurrent = 120, 500, int(200 * scan.dose)
+    ds.ScanOptions, ds.GantryDetectorTilt = "HELICAL", 0
+    ds.ConvolutionKernel = kernel if len(kernel) > 1 else kernel[0]
     ds.ReconstructionDiameter = decimal(geometry.shape[2] * geometry.spacing_mm[2], 2)
-    ds.GantryDetectorTilt = 0
-    ds.ExposureTime, ds.XRayTubeCurrent = 500, int(200 * scan.dose)
-    ds.ScanOptions = "HELICAL"
+    ds.SliceThickness = decimal(geometry.spacing_mm[0], 4)
+    if habits.gap:
+        ds.SpacingBetweenSlices = decimal(geometry.spacing_mm[0], 4)
+    if habits.counts:
+        ds.ImagesInAcquisition = geometry.shape[0]
+    _pixels(ds, habits, geometry)
     return ds
 
 
-def _patient_and_study(ds: Dataset, patient: Patient, tags: StudyTags) -> None:
-    day, clock = tags.scanned_at.strftime("%Y%m%d"), tags.scanned_at.strftime("%H%M%S")
-    ds.SpecificCharacterSet = "ISO_IR 192"
-    ds.PatientName = f"Phantom^{patient.seed}"
-    ds.PatientID = f"PHANTOM-{patient.seed}"
-    ds.PatientBirthDate = ""
-    ds.PatientSex = patient.sex
-    ds.PatientAge = f"{patient.age_years:03d}Y"
-    ds.StudyInstanceUID = tags.study_uid
-    ds.StudyDate, ds.StudyTime = day, clock
-    ds.SeriesDate, ds.SeriesTime = day, clock
-    ds.ContentDate, ds.ContentTime = day, clock
-    ds.AccessionNumber = tags.accession
-    ds.StudyID = str(patient.seed)[:16]
-    ds.ReferringPhysicianName = ""
-    ds.StudyDescription = "CT chest abdomen pelvis without contrast"
+def _pixels(ds: Dataset, habits: Habits, geometry: Geometry) -> None:
+    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    ds.PixelSpacing = [decimal(geometry.spacing_mm[1], 6), decimal(geometry.spacing_mm[2], 6)]
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.Rows, ds.Columns = geometry.shape[1:]
+    ds.BitsAllocated, ds.PixelRepresentation = 16, int(habits.signed)
+    ds.BitsStored, ds.HighBit = (16, 15) if habits.signed else (12, 11)
+    if habits.announced and habits.padding is not None:
+        ds.add_new(0x00280120, "SS" if habits.signed else "US", habits.padding)
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = habits.intercept, 1, "HU"
+    centres, widths = zip(*habits.windows, strict=True)
+    many = len(centres) > 1
+    ds.WindowCenter, ds.WindowWidth = (list(centres), list(widths)) if many else (centres[0], widths[0])
 
 
-def _series_and_equipment(ds: Dataset, patient: Patient, scan: Scan, tags: StudyTags, vendor: Vendor) -> None:
-    ds.SOPClassUID = CTImageStorage
-    ds.Modality = "CT"
-    ds.SeriesInstanceUID = tags.series_uid
-    ds.SeriesNumber = 2
-    ds.SeriesDescription = f"Torso {scan.spacing_mm[0]:g} mm {vendor.kernels[scan.kernel or Kernel.SOFT]}"
-    ds.BodyPartExamined = (
-        "CHEST" if scan.coverage_mm[0] > 250 else "ABDOMEN" if scan.coverage_mm[1] < 450 else "CHESTABDPELVIS"
-    )
-    ds.PatientPosition = "HFS"
-    ds.ProtocolName = "Phantom torso"
-    ds.FrameOfReferenceUID = tags.frame_uid
-    ds.PositionReferenceIndicator = ""
-    ds.Manufacturer = vendor.manufacturer
-    ds.ManufacturerModelName = vendor.model
-    ds.InstitutionName = "OneScan phantom"
-    ds.StationName = "PHANTOM"
-    ds.DeviceSerialNumber = "1"
-    ds.SoftwareVersions = "1"
-
-
-def _encode(common: Dataset, plane: npt.NDArray[np.int16], index: int, geometry: Geometry, vendor: Vendor) -> bytes:
-    """One slice (y, x) in HU as a complete DICOM file."""
+def _slice(common: Dataset, index: int, geometry: Geometry, habits: Habits) -> Dataset:
     ds = Dataset()
     ds.update(common)
     x, y, z = geometry.origin_mm
     z += index * geometry.spacing_mm[0]
-    digits = vendor.position_decimals
-    number = geometry.shape[0] - index if vendor.head_first_numbering else index + 1
+    number = geometry.shape[0] - index if habits.head_first else index + 1
     ds.SOPInstanceUID = f"{common.SeriesInstanceUID}.{number}"  # 2.25. + 15 bytes leave room for the number
     ds.InstanceNumber = number
-    ds.ImagePositionPatient = [decimal(x, digits), decimal(y, digits), decimal(z, digits)]
-    ds.SliceLocation = decimal(z, digits)
-    stored = plane.astype(np.int32) - vendor.intercept
-    if vendor.intercept:
-        ds.PixelData = np.clip(stored, 0, 4095).astype("<u2").tobytes()
-    else:
-        ds.PixelData = stored.astype("<i2").tobytes()
-    ds["PixelData"].VR = "OW"
-    return as_file(ds)
+    ds.ImagePositionPatient = [decimal(v, habits.decimals) for v in (x, y, z)]
+    ds.SliceLocation = decimal(z, habits.decimals)
+    return ds
+
+
+def default_scan(torso: Torso, slice_mm: float = 3.0, kernel: Kernel = Kernel.SOFT) -> Scan:
+    """The whole torso in 512 × 512 pixels that hold the whole body."""
+    size = geometry_of(torso, Scan((10.0, 1.0, 1.0), None)).shape
+    pixel = round(max(size[1:]) / 512 + 0.005, 2)
+    return Scan((slice_mm, pixel, pixel), (512, 512), kernel=kernel)

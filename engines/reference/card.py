@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.manifest import CancerModel, ManifestDraft, Network, OperatingPoint
-from engines.phantom.torso import difficulty
+from engines.phantom import difficulty
 from engines.reference.recipes import CHARACTERISERS, RECIPES, TAKEN
 
 _TEXT = """\
@@ -39,7 +39,7 @@ appliance refuse the mode *clinical*.
 
 ## Factors
 Sex, age, size, habitus, fatty liver, fatty pancreas, emphysema, breast density, arms, coverage, kernel, dose and slice
-thickness vary by law {law} of difficulty (`engines/phantom/torso/difficulty.py`, SHA-256 {digest}). Not represented:
+thickness vary by law {law} of difficulty (`engines/phantom/difficulty.py`, SHA-256 {digest}). Not represented:
 children, operations, contrast medium (only imitated for the localiser), motion, and all that docs/phantoms.md lists
 under "What is not like people".
 
@@ -51,7 +51,7 @@ Per case: sensitivity and specificity of the whole cascade at two thresholds a c
 {cohorts}
 
 ## Training data
-Procedural torsos (`engines/phantom/torso`), each with each cancer by a chance of about one half:
+Procedural torsos (`engines/phantom`), each with each cancer by a chance of about one half:
 
 {data}
 

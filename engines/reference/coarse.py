@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from engines.phantom.torso import COVERAGE, Tissue
+from engines.phantom import COVERAGE, Tissue
 from engines.reference.patients import Patient, Store
 from engines.reference.pieces import AIR_HU, Choice, Memory, Piece
 from engines.reference.recipes import COARSE_MM, Recipe, organ_table
@@ -38,6 +38,7 @@ class Localising:
 
     def grow(self, count: int) -> None:
         """Take patients in until there are `count`."""
+        self.store.fill(range(self.first + len(self.patients), self.first + count))
         for number in range(len(self.patients), count):
             self.patients.append(self.store.patient(self.first + number))
 

@@ -64,7 +64,7 @@ def to_onnx(model: Any, recipe: Recipe | CharacteriserRecipe) -> bytes:
         output_names=["logits"],
         dynamic_axes={} if fixed else {"image": axes, "logits": axes},
         dynamo=False,
-        training=torch.onnx.TrainingMode.PRESERVE,  # of a network in `eval`: only the folding of batch norms is left out
+        training=torch.onnx.TrainingMode.PRESERVE,  # it is in `eval`; this only leaves batch norms unfolded
     )
     proto = onnx.load_from_string(buffer.getvalue())
     # The exporter notes source paths of the machine that exported: they belong to nobody else.

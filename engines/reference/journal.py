@@ -1,7 +1,7 @@
 """What the trainings of a bundle's networks told, as one file of the bundle: recipes, seeds, losses, trials.
 
-training.json, which belongs to the model card: {network: {"run": run.json, "losses": [lines of losses.jsonl]}}, of which every line that tells of a trial
-is kept, and of the others at most MOST, evenly.
+training.json belongs to the model card: {network: {"run": run.json, "losses": lines of losses.jsonl}}. Every line that
+tells of a trial is kept, and of the others at most MOST, evenly.
 """
 
 from __future__ import annotations
@@ -21,10 +21,16 @@ NAME, MOST = "training.json", 200
 
 @dataclass(frozen=True)
 class Told:
-    """One network's training."""
+    """One network's training. run: recipe, seed, steps, versions. losses: means over some steps, and trials."""
 
     run: dict[str, Any]
     losses: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, folder: Path) -> Told:
+        """As `loop` left it."""
+        lines = (folder / "losses.jsonl").read_text().splitlines()
+        return cls(json.loads((folder / "run.json").read_text()), [json.loads(line) for line in lines])
 
     def write(self, folder: Path) -> None:
         """As `loop` leaves it."""
@@ -37,9 +43,8 @@ def gather(trained: Path, names: Sequence[str]) -> Content:
     """The file, from the folders of training."""
     told = {}
     for name in names:
-        run = json.loads((trained / name / "run.json").read_text())
-        lines = [json.loads(line) for line in (trained / name / "losses.jsonl").read_text().splitlines()]
-        told[name] = {"run": run, "losses": _some(lines)}
+        one = Told.of(trained / name)
+        told[name] = {"run": one.run, "losses": _some(one.losses)}
     return Content(NAME, "model_card", json.dumps(told, indent=0).encode() + b"\n")
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from core import durable
-from engines.phantom.torso import difficulty
+from engines.phantom import difficulty
 
 _EMA = 0.998
 _TOLD_EVERY, _SAVED_EVERY = 50, 250
@@ -175,8 +175,9 @@ class Training:
         durable.write_bytes(self.folder / "checkpoint.pt", buffer.getvalue())
         run = {
             "task": self.task.describe(), "seed": self.seed, "step": self.step, "begun": self.begun,
-            "skipped": self.skipped, "law": {"version": difficulty.VERSION, "sha256": difficulty.digest()}, "device": self.device,
-            "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
+            "skipped": self.skipped, "law": {"version": difficulty.VERSION, "sha256": difficulty.digest()},
+            "device": self.device, "torch": torch.__version__, "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
         }  # fmt: skip
         durable.write_text(self.folder / "run.json", json.dumps(run, indent=2) + "\n")
 

@@ -30,7 +30,7 @@ from engines.cascade import Analysis, Cascade, PatientContext
 from engines.manifest import GoldenAnswer, GoldenCase, GoldenOrgan, ManifestDraft, Network
 from engines.measuring.memory import with_memory
 from engines.parity import COVERAGE, run_golden
-from engines.phantom.torso import Kernel, Person, Scan, build, render, sample_person
+from engines.phantom import Kernel, Person, Scan, build, render, sample_person
 from engines.reference import journal
 from engines.reference.card import card
 from engines.reference.manifest import draft

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from core import durable
 from core.finding import Cancer
 from core.volume import Index
 from engines.cascade.preprocess import Grid, resample
-from engines.phantom.torso import (
+from engines.phantom import (
     COVERAGE,
     ORGAN_OF,
     Kernel,
@@ -41,8 +41,8 @@ from engines.phantom.torso import (
     render,
     sample_person,
 )  # fmt: skip
-from engines.phantom.torso.physics import metal_streaks, slice_sd
-from engines.phantom.torso.rendering import noise_profile
+from engines.phantom.physics import metal_streaks, slice_sd
+from engines.phantom.rendering import noise_profile
 from engines.reference import bricks
 from engines.reference.recipes import CANCER_SHARE, COARSE_MM, SPACING_MM
 
@@ -165,20 +165,38 @@ class Store:
 
     def patient(self, seed: int) -> Patient:
         """A patient, rendered now if nobody has yet; another process that is at it is waited for."""
-        path = self.folder / f"{seed}.bricks"
+        self._render(seed, wait=True)
+        return open_patient(self._path(seed))
+
+    def fill(self, seeds: Sequence[int]) -> None:
+        """Render those that are missing. What another process is at is left to it, and waited for at the end: two
+        that need the same patients share the work."""
+        for wait in (False, True):
+            for seed in seeds:
+                self._render(seed, wait)
+
+    def _render(self, seed: int, wait: bool) -> None:
+        path = self._path(seed)
         if not path.exists():
-            with _turn(self.folder / "locks" / f"{seed % 64}"):
-                if not path.exists():
+            with _turn(self.folder / "locks" / f"{seed % 64}", wait) as ours:
+                if ours and not path.exists():
                     render_patient(seed, path)
-        return open_patient(path)
+
+    def _path(self, seed: int) -> Path:
+        return self.folder / f"{seed}.bricks"
 
 
 @contextmanager
-def _turn(path: Path) -> Iterator[None]:
+def _turn(path: Path, wait: bool) -> Iterator[bool]:
+    """Whether it is our turn; always, if we wait for it."""
     durable.make_folder(path.parent)
     with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from core.finding import Cancer
 from core.volume import Index
-from engines.phantom.torso import ORGAN_OF
+from engines.phantom import ORGAN_OF
 from engines.reference.patients import Patient, Store
 from engines.reference.recipes import SCENERY, Recipe, Window, scenery_table
 from engines.reference.scanner import draw_look, scanned
@@ -86,6 +86,7 @@ class Detecting:
 
     def grow(self, count: int) -> None:
         """Take patients in until there are `count`."""
+        self.store.fill(range(self.first + len(self.patients), self.first + count))
         for number in range(len(self.patients), count):
             patient = self.store.patient(self.first + number)
             self.patients.append(patient)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from core.finding import Cancer
 from core.volume import Index
-from engines.phantom.torso import LOBES, Tissue, difficulty
+from engines.phantom import LOBES, Tissue, difficulty
 
 SPACING_MM, COARSE_MM = 2.0, 4.0
 
@@ -115,10 +115,10 @@ class Recipe:
     """How one map-giving network is built and trained.
 
     features: of each level; the first works at half the input's resolution. patch: voxels (z, y, x). iterations: steps
-    in all; more of them later are another leg (`loop`). cases: patients to draw from at a leg's first step, at most, and
-    the step from which on it is that many; it grows evenly between. cancers:
-    what a detector looks for; none: the localiser. shares: of a batch, patches at (cancers, findings that are none,
-    places that were hard); the rest are anywhere in the organs.
+    in all; more of them later are another leg (`loop`). cases: patients to draw from at a leg's first step, at most,
+    and the step from which on it is that many; it grows evenly between. cancers: what a detector looks for; none: the
+    localiser. shares: of a batch, patches at (cancers, findings that are none, places that were hard); the rest are
+    anywhere in the organs.
     """
 
     name: str

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.cascade.preprocess import Grid
-from engines.phantom.torso import Kernel, difficulty
-from engines.phantom.torso.person import pick
-from engines.phantom.torso.physics import SliceFilter
+from engines.phantom import Kernel, difficulty
+from engines.phantom.person import pick
+from engines.phantom.physics import SliceFilter
 
 Hu = npt.NDArray[np.float32]
 

@@ -20,7 +20,7 @@ from scipy import ndimage
 from core.finding import Cancer
 from core.volume import Index
 from engines.cascade.tiles import tiles
-from engines.phantom.torso import organ_mask
+from engines.phantom import organ_mask
 from engines.reference.coarse import coarse_volume
 from engines.reference.patients import Patient, Store
 from engines.reference.pieces import AIR_HU, Detecting

@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 
 from deploy.demo import push
 from deploy.onescan import OneScan, SetUpFailed, Site
-from engines.phantom import Scan, sample_patient
+from engines.phantom import Scan, build, sample_person
 from engines.phantom.dicom import write_series
 
 SMALL = Scan(spacing_mm=(5.0, 2.0, 2.0), matrix=(256, 256))
@@ -37,7 +37,7 @@ class Hospital:
     def __init__(self, stack: OneScan, folder: Path) -> None:
         self.stack = stack
         self.folder = folder
-        self._rendered = write_series(sample_patient(SEED), folder / "rendered", scan=SMALL)
+        self._rendered = write_series(build(sample_person(SEED)), SMALL, folder / "rendered")
         self._numbers = itertools.count(1)
 
     def phantom(self) -> Sent:

@@ -23,7 +23,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from core.volume import Volume
-from engines.phantom import PARTS_OF_LUNG, Scan, Tissue, render, sample_patient
+from engines.phantom import LOBES, Scan, Tissue, build, render, sample_person
 from tests.engines.importers.nnunet_recipes import Recipe, dataset_of, plans_of
 
 Array = npt.NDArray[Any]
@@ -32,11 +32,11 @@ Array = npt.NDArray[Any]
 @cache
 def scan(seed: int, spacing_mm: tuple[float, float, float]) -> tuple[Volume, Array]:
     """A phantom's chest and upper abdomen, and the labels of `LABELS`."""
-    volume, tissues = render(sample_patient(seed), Scan(spacing_mm, None, (330.0, 500.0)))
-    labels = np.where(tissues == Tissue.OUTSIDE, 0, 3).astype(np.uint8)
-    labels[np.isin(tissues, PARTS_OF_LUNG)] = 1
-    labels[tissues == Tissue.BONE] = 2
-    return volume, labels
+    rendered = render(build(sample_person(seed)), Scan(spacing_mm, None, (330.0, 500.0)))
+    labels = np.where(rendered.organs == Tissue.OUTSIDE, 0, 3).astype(np.uint8)
+    labels[np.isin(rendered.organs, LOBES)] = 1
+    labels[rendered.organs == Tissue.BONE] = 2
+    return rendered.volume, labels
 
 
 def train(recipe: Recipe, results: Path, folds: Sequence[int] = (0,)) -> Path:

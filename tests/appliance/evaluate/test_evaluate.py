@@ -23,9 +23,9 @@ from engines.cascade.cascade import Refused
 from engines.evaluation.scoring import score
 from engines.evaluation.table import read_table
 from engines.evaluation.torsos import complete_seeds, is_whole
-from engines.phantom.torso import Rendered, Scan, build, sample_person
-from engines.phantom.torso.cohort import Order, folder_of
-from engines.phantom.torso.dicom import write_study
+from engines.phantom import Rendered, Scan, build, sample_person
+from engines.phantom.cohort import Order, folder_of
+from engines.phantom.dicom import write_study
 from engines.runtime.onnx import OnnxRuntime
 from tests.appliance.dicom_samples import ct_series, write_files
 

@@ -10,7 +10,7 @@ import pytest
 from bench.judged import Asked, Part, counted, fresh, judge_all, parts_of
 from core.errors import ConfigError
 from core.finding import Cancer
-from engines.phantom.torso.cohort import Order
+from engines.phantom.cohort import Order
 from engines.reference.__main__ import FULL
 from engines.reference.pack import GOLDEN
 from engines.reference.recipes import RECIPES, TAKEN, TRAINING_SEED

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from core.finding import Cancer
-from engines.phantom.torso import (
+from engines.phantom import (
     COVERAGE,
     LOBES,
     Kernel,
@@ -71,7 +71,7 @@ def test_the_same_seed_is_the_same_person_and_the_same_images() -> None:
 def test_images_do_not_depend_on_how_slices_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
     torso, scan = build(sample_person(5)), Scan((5.0, 4.0, 4.0), None, (380, 420))
     whole = render(torso, scan)
-    monkeypatch.setattr("engines.phantom.torso.rendering._BLOCK", 1)
+    monkeypatch.setattr("engines.phantom.rendering._BLOCK", 1)
     slicewise = render(torso, scan)
     # The order of a matrix product's sums may differ: by rounding, never by more.
     assert np.abs(whole.volume.hu.astype(int) - slicewise.volume.hu).max() <= 1
@@ -189,7 +189,7 @@ def test_less_dose_and_thinner_slices_are_noisier() -> None:
 
 def test_anatomy_needs_numpy_alone() -> None:
     program = (
-        "import sys; from engines.phantom.torso import build, render, sample_person; "
+        "import sys; from engines.phantom import build, render, sample_person; "
         "print(sorted({'scipy', 'pydicom', 'highdicom', 'torch'} & set(sys.modules)))"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

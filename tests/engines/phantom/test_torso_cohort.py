@@ -18,9 +18,9 @@ from pydicom.uid import SegmentationStorage
 
 from core.errors import ConfigError
 from core.finding import Cancer
-from engines.phantom.torso import Scan, Tissue, build, record_of, render, sample_person
-from engines.phantom.torso.cohort import Order, is_complete, make, make_case
-from engines.phantom.torso.dicom import VENDORS, write_study
+from engines.phantom import Scan, Tissue, build, record_of, render, sample_person
+from engines.phantom.cohort import Order, is_complete, make, make_case
+from engines.phantom.dicom import VENDORS, write_study
 
 COARSE = Order((8.0, 6.0, 6.0))
 
@@ -185,7 +185,7 @@ def _group_lives(group: int) -> bool:
 
 
 def test_a_case_is_what_rendering_its_seed_gives(tmp_path: Path) -> None:
-    from engines.phantom.torso import sample_scan
+    from engines.phantom import sample_scan
 
     make_case(tmp_path, 31, COARSE)
     person = sample_person(31)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from core.finding import Cancer
-from engines.phantom.torso import (
+from engines.phantom import (
     Rendered,
     Scan,
     Tissue,
@@ -21,9 +21,9 @@ from engines.phantom.torso import (
     render,
     sample_person,
 )
-from engines.phantom.torso.fields import Field
-from engines.phantom.torso.person import Person, Plan, site_of
-from engines.phantom.torso.record import size_class
+from engines.phantom.fields import Field
+from engines.phantom.person import Person, Plan, site_of
+from engines.phantom.record import size_class
 
 SCAN = Scan((2.5, 1.5, 1.5), None, kernel=None)
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engines.phantom.torso import Found, Kernel, Scan, Torso, build, difficulty, render, sample_person
-from engines.phantom.torso.person import Plan
-from engines.phantom.torso.visibility import signal_of, texture_power, visibility
+from engines.phantom import Found, Kernel, Scan, Torso, build, difficulty, render, sample_person
+from engines.phantom.person import Plan
+from engines.phantom.visibility import signal_of, texture_power, visibility
 
 SCAN = Scan((2.0, 2.0, 2.0), None, (300.0, 400.0))
 
@@ -42,7 +42,7 @@ def test_d_prime_is_that_of_the_optimal_template_in_rendered_noise(
     """The whitened template is applied to noise as `render` makes it: its response has the sd that d' promises."""
     torso, found = lesion
     monkeypatch.setitem(difficulty.TEXTURE_HU, "liver", {})  # type: ignore[misc]
-    from engines.phantom.torso.physics import SliceFilter
+    from engines.phantom.physics import SliceFilter
 
     signal = signal_of(torso, SCAN, found)
     filter_ = SliceFilter((signal.shape[1], signal.shape[2]), (2.0, 2.0), Kernel.SOFT)
@@ -50,7 +50,7 @@ def test_d_prime_is_that_of_the_optimal_template_in_rendered_noise(
     flat = np.zeros(signal.shape[1:], np.float32)
     level = np.full(flat.shape, sd * 1.08, np.float32)
     seen = np.stack([filter_(plane, np.zeros_like(level), rng) for plane in signal])
-    from engines.phantom.torso import visibility as module
+    from engines.phantom import visibility as module
 
     power = module._noise_power(filter_, signal.shape, SCAN, sd * 1.08)
     template = np.fft.ifftn(np.fft.fftn(seen) / power).real

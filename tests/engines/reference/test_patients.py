@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+import fcntl
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from core import durable
 from core.finding import Cancer
-from engines.phantom.torso import ORGAN_OF
+from engines.phantom import ORGAN_OF
 from engines.reference.patients import Patient, Store, training_person
 from engines.reference.recipes import CANCER_SHARE
 
@@ -51,3 +58,27 @@ def test_half_resolution_is_the_same_body(patient: Patient) -> None:
     blocks = fine[: 2 * z, : 2 * y, : 2 * x].reshape(z, 2, y, 2, x, 2).mean(axis=(1, 3, 5))
     inner = (slice(1, -2),) * 3
     assert np.abs(coarse[:z, :y, :x][inner] - blocks[inner]).mean() < 12
+
+
+def test_two_that_need_the_same_patients_share_them_and_wait_for_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[int] = []
+
+    def draw(seed: int, path: Path) -> None:
+        rendered.append(seed)
+        path.touch()
+
+    monkeypatch.setattr("engines.reference.patients.render_patient", draw)
+    durable.make_folder(tmp_path / "locks")
+    with (tmp_path / "locks" / "1").open("w") as lock, ThreadPoolExecutor(1) as other:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process is at patient 1
+        filling = other.submit(Store(tmp_path).fill, range(4))
+        while len(rendered) < 3:
+            time.sleep(0.01)
+        assert rendered == [0, 2, 3]
+        assert not filling.done()
+        (tmp_path / "1.bricks").touch()  # it is done there
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        filling.result()
+    assert rendered == [0, 2, 3]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.phantom.torso import Kernel, difficulty
-from engines.phantom.torso.physics import SliceFilter
+from engines.phantom import Kernel, difficulty
+from engines.phantom.physics import SliceFilter
 from engines.reference.scanner import Look, draw_look, scanned
 
 SHAPE = (12, 40, 48)

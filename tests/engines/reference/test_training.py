@@ -26,7 +26,7 @@ from engines.reference.loop import Training
 from engines.reference.network import UNet
 from engines.reference.patients import Patient, Store
 from engines.reference.recipes import CHARACTERISERS, RECIPES, CharacteriserRecipe, Recipe
-from engines.reference.train import Mapping, map_loss, of_few, peak_loss, source_of, stops
+from engines.reference.train import Mapping, map_loss, of_few, peak_loss, stops
 from engines.reference.validate import Score, figures, tiled
 from tests.engines.reference.conftest import SEED
 

@@ -27,12 +27,12 @@ from core.errors import ConfigError
 from core.finding import Cancer
 from core.volume import Vector
 from engines import workers
-from engines.phantom.torso import difficulty
-from engines.phantom.torso.person import sample_person
-from engines.phantom.torso.record import record_of
-from engines.phantom.torso.rendering import Rendered, render
-from engines.phantom.torso.scanning import sample_scan
-from engines.phantom.torso.torso import build
+from engines.phantom import difficulty
+from engines.phantom.person import sample_person
+from engines.phantom.record import record_of
+from engines.phantom.rendering import Rendered, render
+from engines.phantom.scanning import sample_scan
+from engines.phantom.torso import build
 
 VENDORS = ("siemens", "ge", "philips", "canon")
 
@@ -124,7 +124,7 @@ def make_case(cohort: Path, seed: int, order: Order) -> int:
     torso = build(person)
     scan = sample_scan(person, order.spacing_mm, shifted=order.shifted, whole=order.whole)
     if order.dicom:
-        from engines.phantom.torso.dicom import write_study
+        from engines.phantom.dicom import write_study
 
         write_study(torso, scan, folder, VENDORS[int(person.rng(81).integers(4))])
         return seed

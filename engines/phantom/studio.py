@@ -13,12 +13,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from engines.phantom import difficulty
+from engines.phantom.fields import FAR_MM, Array, Axes, Canvas, Field, Lattice, Noise, Sheet
+from engines.phantom.labels import Tissue
+from engines.phantom.person import Person, Points
 from engines.phantom.shapes import Box, Grid, Shape, Tube
-from engines.phantom.torso import difficulty
-from engines.phantom.torso.fields import FAR_MM, Array, Axes, Canvas, Field, Lattice, Noise, Sheet
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.person import Person, Points
-from engines.phantom.torso.strands import Strands, curve, strands
+from engines.phantom.strands import Strands, curve, strands
 
 Knot = Sequence[float]
 Line = tuple[Sequence[Knot] | Points, float | Sequence[float]]

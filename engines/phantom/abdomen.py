@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from engines.phantom.body import belly
+from engines.phantom.fields import Array, Field, cut, union
+from engines.phantom.labels import Tissue
+from engines.phantom.person import Plan
 from engines.phantom.shapes import Ellipsoid, HalfSpace, Union
-from engines.phantom.torso.body import belly
-from engines.phantom.torso.fields import Array, Field, cut, union
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.person import Plan
-from engines.phantom.torso.strands import Strands, curve, grow_tree
-from engines.phantom.torso.studio import Line, Spot, Studio, smooth_tube
+from engines.phantom.strands import Strands, curve, grow_tree
+from engines.phantom.studio import Line, Spot, Studio, smooth_tube
 
 # z, y, x and radius along the pancreas, from the head to the tail
 PANCREAS = (

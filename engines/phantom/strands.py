@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from engines.phantom.fields import Array, Axes
 from engines.phantom.shapes import Box
-from engines.phantom.torso.fields import Array, Axes
 
 Points = npt.NDArray[np.float64]
 _REACH_MM = 4.0

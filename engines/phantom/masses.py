@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from engines.phantom.torso import difficulty
-from engines.phantom.torso.abdomen import tumour_at
-from engines.phantom.torso.fields import Field, cut
-from engines.phantom.torso.findings import Surgeon, clip, local_lattice, mottled
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.person import Plan
-from engines.phantom.torso.strands import grow_tree, strands
-from engines.phantom.torso.studio import Studio
+from engines.phantom import difficulty
+from engines.phantom.abdomen import tumour_at
+from engines.phantom.fields import Field, cut
+from engines.phantom.findings import Surgeon, clip, local_lattice, mottled
+from engines.phantom.labels import Tissue
+from engines.phantom.person import Plan
+from engines.phantom.strands import grow_tree, strands
+from engines.phantom.studio import Studio
 
 
 def paint_masses(studio: Studio) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from engines.phantom import difficulty
+from engines.phantom.body import SKIN_MM, breasts
+from engines.phantom.fields import Array, Field, union
+from engines.phantom.findings import Surgeon, mottled
+from engines.phantom.gut import filled
+from engines.phantom.labels import Tissue
+from engines.phantom.person import Plan, Points
 from engines.phantom.shapes import Ellipsoid
-from engines.phantom.torso import difficulty
-from engines.phantom.torso.body import SKIN_MM, breasts
-from engines.phantom.torso.fields import Array, Field, union
-from engines.phantom.torso.findings import Surgeon, mottled
-from engines.phantom.torso.gut import filled
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.person import Plan, Points
-from engines.phantom.torso.strands import curve, strands
-from engines.phantom.torso.studio import Spot, Studio, smooth_tube
+from engines.phantom.strands import curve, strands
+from engines.phantom.studio import Spot, Studio, smooth_tube
 
 
 def paint_breasts(studio: Studio) -> None:

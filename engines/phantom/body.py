@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from engines.phantom.fields import Array, Field, union
+from engines.phantom.labels import Tissue
+from engines.phantom.person import Person
+from engines.phantom.planes import muscle_planes
 from engines.phantom.shapes import Dome, Ellipsoid, Prism, Shape, Union
-from engines.phantom.torso.fields import Array, Field, union
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.person import Person
-from engines.phantom.torso.planes import muscle_planes
-from engines.phantom.torso.strands import Strands
-from engines.phantom.torso.studio import Intensity, Spot, Studio, smooth_tube
+from engines.phantom.strands import Strands
+from engines.phantom.studio import Intensity, Spot, Studio, smooth_tube
 
 Knots = tuple[tuple[float, float, float, float], ...]
 FloatArray = Array | npt.NDArray[np.float64]

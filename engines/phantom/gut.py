@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from engines.phantom import difficulty
+from engines.phantom.body import belly
+from engines.phantom.fields import Array, Field, cut, union
+from engines.phantom.labels import Tissue
+from engines.phantom.person import Plan
 from engines.phantom.shapes import Ellipsoid
-from engines.phantom.torso import difficulty
-from engines.phantom.torso.body import belly
-from engines.phantom.torso.fields import Array, Field, cut, union
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.person import Plan
-from engines.phantom.torso.strands import curve, grow_tree, strands
-from engines.phantom.torso.studio import Spot, Studio, smooth_tube
+from engines.phantom.strands import curve, grow_tree, strands
+from engines.phantom.studio import Spot, Studio, smooth_tube
 
 # template z, y, x and radius from the caecum to the anus
 COLON = (

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engines.phantom import abdomen, body, gut, lookalikes, masses, skeleton, thorax, walls
+from engines.phantom.fields import Noise
+from engines.phantom.person import Person
 from engines.phantom.shapes import Box
-from engines.phantom.torso import abdomen, body, gut, lookalikes, masses, skeleton, thorax, walls
-from engines.phantom.torso.fields import Noise
-from engines.phantom.torso.person import Person
-from engines.phantom.torso.studio import Found, Layer, Studio
+from engines.phantom.studio import Found, Layer, Studio
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.phantom.torso import difficulty
-from engines.phantom.torso.labels import ORGAN_OF, Tissue
-from engines.phantom.torso.rendering import Rendered, Scan
-from engines.phantom.torso.studio import Found
-from engines.phantom.torso.torso import Torso
+from engines.phantom import difficulty
+from engines.phantom.labels import ORGAN_OF, Tissue
+from engines.phantom.rendering import Rendered, Scan
+from engines.phantom.studio import Found
+from engines.phantom.torso import Torso
 
 FORMAT, VERSION = "onescan-torso", 1
 

@@ -9,9 +9,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.rendering import Labels, Rendered
-from engines.phantom.torso.torso import Torso
+from engines.phantom.labels import Tissue
+from engines.phantom.rendering import Labels, Rendered
+from engines.phantom.torso import Torso
 
 _TISSUE = Code("85756007", "SCT", "Tissue")
 _ANATOMY = Code("123037004", "SCT", "Anatomical Structure")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from engines.phantom.torso.fields import Array, Axes, Field, Lattice
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.person import Plan, Points
-from engines.phantom.torso.strands import Strands, strands
-from engines.phantom.torso.studio import Found, Intensity, Spot, Studio
+from engines.phantom.fields import Array, Axes, Field, Lattice
+from engines.phantom.labels import Tissue
+from engines.phantom.person import Plan, Points
+from engines.phantom.strands import Strands, strands
+from engines.phantom.studio import Found, Intensity, Spot, Studio
 
 Centre = npt.NDArray[np.float64]
 

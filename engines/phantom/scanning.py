@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from core.volume import Vector
-from engines.phantom.torso import difficulty
-from engines.phantom.torso.person import Person, pick
-from engines.phantom.torso.physics import Kernel
-from engines.phantom.torso.rendering import COVERAGE, Scan
+from engines.phantom import difficulty
+from engines.phantom.person import Person, pick
+from engines.phantom.physics import Kernel
+from engines.phantom.rendering import COVERAGE, Scan
 
 
 def sample_scan(

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from engines.phantom.body import CAVITY, belly
+from engines.phantom.fields import Array, Field, union
+from engines.phantom.labels import Tissue
+from engines.phantom.person import Person, Points
 from engines.phantom.shapes import Ellipsoid
-from engines.phantom.torso.body import CAVITY, belly
-from engines.phantom.torso.fields import Array, Field, union
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.person import Person, Points
-from engines.phantom.torso.strands import curve
-from engines.phantom.torso.studio import Knot, Spot, Studio, smooth_tube
+from engines.phantom.strands import curve
+from engines.phantom.studio import Knot, Spot, Studio, smooth_tube
 
 # z of the lower end plates: L5 to L1, T12 to T1, C7 to C5; then the top of C5
 ENDPLATES = (

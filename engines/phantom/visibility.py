@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from core.volume import Geometry
-from engines.phantom.torso import difficulty
-from engines.phantom.torso.fields import Array
-from engines.phantom.torso.physics import SliceFilter
-from engines.phantom.torso.rendering import CENTRE_NOISE, Scan, geometry_of, paint
-from engines.phantom.torso.studio import Found
-from engines.phantom.torso.torso import Torso
+from engines.phantom import difficulty
+from engines.phantom.fields import Array
+from engines.phantom.physics import SliceFilter
+from engines.phantom.rendering import CENTRE_NOISE, Scan, geometry_of, paint
+from engines.phantom.studio import Found
+from engines.phantom.torso import Torso
 
 Power = npt.NDArray[np.float64]
 _LOWEST_PER_MM = 0.05

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from engines.phantom.fields import Array, Field, Sheet, union
+from engines.phantom.labels import Tissue
+from engines.phantom.person import Points
 from engines.phantom.shapes import Ellipsoid
-from engines.phantom.torso.fields import Array, Field, Sheet, union
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.person import Points
-from engines.phantom.torso.skeleton import spine_y
-from engines.phantom.torso.strands import grow_tree
-from engines.phantom.torso.studio import Line, Spot, Studio, smooth_tube
+from engines.phantom.skeleton import spine_y
+from engines.phantom.strands import grow_tree
+from engines.phantom.studio import Line, Spot, Studio, smooth_tube
 
 _LOBES = {-1: (Tissue.LUNG_RIGHT_UPPER, Tissue.LUNG_RIGHT_LOWER), 1: (Tissue.LUNG_LEFT_UPPER, Tissue.LUNG_LEFT_LOWER)}
 
@@ -188,7 +188,7 @@ def _plaques(studio: Studio) -> None:
     for point in heart[: int(4.9 * person.calcium)]:
         lines.append((np.stack([point, point + rng.normal(0, 4, 3)]), float(rng.uniform(0.6, 1.5))))
     if lines:
-        from engines.phantom.torso.strands import strands
+        from engines.phantom.strands import strands
 
         studio.paint(strands(lines), 420.0, Tissue.AORTA, 0.3)
 

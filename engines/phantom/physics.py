@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.phantom.torso import difficulty
-from engines.phantom.torso.fields import Array
+from engines.phantom import difficulty
+from engines.phantom.fields import Array
 
 
 class Kernel(str, enum.Enum):

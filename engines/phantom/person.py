@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.finding import Cancer
-from engines.phantom.torso import difficulty
+from engines.phantom import difficulty
 from engines.phantom.warp import Warp
 
 Key = TypeVar("Key")

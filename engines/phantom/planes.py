@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from engines.phantom.torso.fields import Array, Axes, Field, Sheet, Windows, cut, union
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.studio import Studio, smooth_tube
+from engines.phantom.fields import Array, Axes, Field, Sheet, Windows, cut, union
+from engines.phantom.labels import Tissue
+from engines.phantom.studio import Studio, smooth_tube
 
 FloatArray = Array | npt.NDArray[np.float64]
 _BEYOND_MM = 40.0

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from engines.phantom.torso import gut
-from engines.phantom.torso.fields import Array, Field, cut
-from engines.phantom.torso.findings import Centre, Surgeon, clip, local_lattice, mottled, tangent
-from engines.phantom.torso.labels import Tissue
-from engines.phantom.torso.person import Plan
-from engines.phantom.torso.strands import curve
-from engines.phantom.torso.studio import Studio
+from engines.phantom import gut
+from engines.phantom.fields import Array, Field, cut
+from engines.phantom.findings import Centre, Surgeon, clip, local_lattice, mottled, tangent
+from engines.phantom.labels import Tissue
+from engines.phantom.person import Plan
+from engines.phantom.strands import curve
+from engines.phantom.studio import Studio
 
 
 def paint_walls(studio: Studio) -> None:
