@@ -26,6 +26,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from core import durable
 from engines.importers import ImportRefused
 from engines.importers.graph import clean, elem_types, opset_of, to_bytes
+from engines.importers.norms import fold_batch_norms
 from engines.runtime import Tensor
 from engines.runtime.choice import available_cores
 from engines.runtime.onnx import OnnxRuntime
@@ -54,7 +55,7 @@ def to_fp16(model: ModelProto, name: str) -> ModelProto:
 
     name: of the model, as in refusals.
     """
-    model = clean(model)  # constants are weights then, which is where their values are checked
+    model = fold_batch_norms(clean(model))  # constants are weights then, which is where their values are checked
     scales = _scales(model)
     if scales and opset_of(model) < _OPSET_OF_FP16_SCALES:
         raise ImportRefused(f"{name}: opset {opset_of(model)} has no fp16 scales, {_OPSET_OF_FP16_SCALES} has")

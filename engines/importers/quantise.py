@@ -26,6 +26,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from core import durable
 from engines.importers import ImportRefused
 from engines.importers.graph import clean, opset_of, to_bytes
+from engines.importers.norms import fold_batch_norms
 from engines.runtime import Tensor
 from engines.runtime.trust import INPUT, check_image
 
@@ -102,7 +103,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
 
 def _prepared(model: ModelProto) -> ModelProto:
     """Of an opset that knows fp16 scales, every node with a name."""
-    prepared = clean(model)
+    prepared = fold_batch_norms(clean(model))
     if opset_of(prepared) < OPSET:
         prepared = onnx.version_converter.convert_version(prepared, OPSET)
     prepared.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")  # or it asks for just that
