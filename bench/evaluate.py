@@ -1,7 +1,8 @@
 """A bundle judged on fresh synthetic people: a goal per cancer for sensitivity and specificity, one for the healthy.
 
     make bench-evaluate ARGS="--bundle model"                       the whole of it: hours; killed, it goes on
-    make bench-evaluate ARGS="--bundle model --seconds 3600"        an hour's worth; the next run goes on from there
+    make bench-evaluate ARGS="--bundle model --seconds 3600"        an hour's worth; the next run goes on from there,
+                                                                    elsewhere too, with bench/results/evaluate-cases
     make bench-evaluate ARGS="--bundle model --positives 5 --healthy 20 --shifted 0 --dicom 0"        a first look
 
 Everybody is synthetic: no evidence about people. Seeds begin where neither training nor tuning may (7,000,000). A
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.judged import Asked, judge_all, parts_of
+from bench.kept import keep, take
 from bench.record import Goal, Record
 from core import durable
 from core.finding import Cancer
@@ -30,6 +32,7 @@ from engines.evaluation.results import CaseResult
 from engines.evaluation.wanted import Wanted
 
 VAR = Path(__file__).parents[1] / "var" / "evaluate"
+KEPT = Path(__file__).parent / "results" / "evaluate-cases.jsonl.gz"
 BASELINE_UNDER, SECONDS_A_PATIENT = 0.6, 10.0
 
 
@@ -40,7 +43,10 @@ def main() -> None:
     with archive.opened(given.bundle) as bundle:
         manifest, folder = bundle.manifest, VAR / bundle.digest[:16]
         cancers = [model.cancer for model in manifest.cancers]
+        if taken := take(KEPT, folder, bundle.digest):
+            print(f"{taken} people were judged before, see {KEPT.name}")
         found = judge_all(bundle, parts_of(asked, cancers), folder, given.jobs, given.seconds)
+    keep(folder, KEPT)
     at_2mm = [run for name in ("healthy", *(c.value for c in cancers)) for run in found.get(name, ())]
     if not at_2mm:
         raise SystemExit("Nobody has been judged yet: give it more --seconds.")

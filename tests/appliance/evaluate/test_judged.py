@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from bench.judged import Asked, Part, counted, fresh, judge_all, parts_of
+from bench.kept import keep, take
 from core.errors import ConfigError
 from core.finding import Cancer
+from engines.evaluation.results import claim
 from engines.phantom.cohort import Order
 from engines.reference.__main__ import FULL
 from engines.reference.pack import GOLDEN
@@ -87,3 +89,20 @@ def test_studies_at_full_resolution_are_gone_once_they_are_judged(tmp_path: Path
     (case,) = found["dicom"][0].cases
     assert case.attributes["vendor"]
     assert not (tmp_path / "var" / "studies" / part.name).exists()
+
+
+def test_a_judgement_goes_on_elsewhere_with_the_scores_that_are_kept(tmp_path: Path) -> None:
+    bundle = toy.bundle(tmp_path / "bundle")
+    order = Order((6.0, 6.0, 6.0), {"lung": 1})
+    parts = [Part("lung", range(n, n + 2), order) for n in (7_100_000, 7_100_002)]
+    here, there, kept = tmp_path / "here", tmp_path / "there", tmp_path / "cases.jsonl.gz"
+    found = judge_all(bundle, parts[:1], here, 1, seconds=600.0)
+    claim(here / "half-done", found["lung"][0].run)  # nobody in it yet: not kept
+    assert keep(here, kept) == 2
+    assert take(kept, there, "0" * 64) == 0, "another bundle's"
+    assert take(kept, there, bundle.digest) == 2
+    assert judge_all(bundle, parts, there, 1, seconds=0.0) == found
+    assert take(kept, there, bundle.digest) == 0, "they are there"
+    judge_all(bundle, parts, there, 1, seconds=600.0)
+    assert keep(there, kept) == 4
+    assert take(tmp_path / "nothing", there, bundle.digest) == 0
