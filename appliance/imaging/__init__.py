@@ -9,6 +9,8 @@ result will state. No network, no clock, no state.
     serving.py   the table of questions: does a series serve for a cancer?
     select.py    for each cancer the series that serves best, or why none does
     pixels.py    where the pixels of a slice are in its file
+    codestream.py  does a compressed stream agree with the header? jpeg.py, jpeg2000.py read what it says of itself,
+                 octets.py its bytes
     decode.py    one slice to HU
     early.py     headers and slices of a study that is still coming in
     volume.py    the chosen series to a volume

@@ -1,8 +1,9 @@
 """One slice to HU: an image of its own, or a frame of a multi-frame image.
 
 Native pixels are taken as they stand in the file, RLE pydicom decodes. JPEG Lossless, JPEG-LS and JPEG 2000 dicomsdl
-decodes first: it is fast and needs no plug-in. It silently fills in what a cut JPEG Lossless stream lacks, so that is
-checked before. Where it fails, pydicom tries; where both fail the study is UNREADABLE.
+decodes first: it is fast and needs no plug-in. It believes the header about the room for an image and the stream about
+its size, and fills in what a cut stream lacks, so `codestream` compares them before. Where it fails, pydicom tries;
+where both fail the study is UNREADABLE.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
+from appliance.imaging.codestream import RLE, Told, fault
 from appliance.imaging.header import ImageHeader
 from appliance.imaging.pixels import NATIVE, Fragment, compressed_frame, frames_of, native_frame
 from core.errors import InputRefused
@@ -31,12 +33,11 @@ AIR_HU = -1024
 _PADDING_IS_AIR_BELOW_HU = -200.0
 """A padding value above is ignored: it can't be told from tissue."""
 
-_JPEG_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
 _UNFRAGMENTED = frozenset({"1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"})
 """Explicit big endian and deflated: nothing that a scanner sends, but a hospital's archive may hold some."""
-RLE = "1.2.840.10008.1.2.5"
-"""pydicom decodes it itself, in Python; dicomsdl ended the process over damaged streams of it."""
-_END_OF_IMAGE = b"\xff\xd9"
+_MOST_ROWS = 0xFFFF
+"""Of Rows and Columns: what their VR (US) holds."""
+_SEND_AGAIN = "Have the series sent again, uncompressed if that does not help; until then read it by eye."
 
 Stored = npt.NDArray[Any]
 Slice = npt.NDArray[np.int16]
@@ -57,6 +58,8 @@ class SliceDecoder:
 
     def stored(self, header: ImageHeader) -> Stored:
         """The pixels as stored (int16 or uint16), before rescale. InputRefused(UNREADABLE) where no decoder can."""
+        if not (0 < header.rows <= _MOST_ROWS and 0 < header.columns <= _MOST_ROWS):
+            raise InputRefused(Reason.UNREADABLE, f"an image of {header.rows} x {header.columns} pixels")
         stored = self._values(header)
         if stored.shape != (header.rows, header.columns):
             raise InputRefused(Reason.UNREADABLE, f"{stored.shape} pixels where the header says otherwise")
@@ -107,10 +110,10 @@ def to_hu(stored: Stored, header: ImageHeader) -> Slice:
 
 
 def _decompressed(stream: bytes, header: ImageHeader) -> Stored:
-    if header.transfer_syntax in _JPEG_LOSSLESS and not stream.rstrip(b"\0").endswith(_END_OF_IMAGE):
-        raise InputRefused(Reason.UNREADABLE, "the JPEG stream is cut")
+    if wrong := fault(stream, _told(header)):
+        raise InputRefused(Reason.UNREADABLE, f"{_named(header)}: {wrong}", remedy=_SEND_AGAIN)
     content = _alone(stream, header)
-    if header.transfer_syntax == RLE:
+    if header.transfer_syntax == RLE:  # in Python; dicomsdl ended the process over damaged streams of it
         return _by_pydicom(content)
     try:
         return _by_dicomsdl(content)
@@ -118,6 +121,25 @@ def _decompressed(stream: bytes, header: ImageHeader) -> Stored:
         # a decoder raises what it likes; the other one has its try
         log.debug("dicomsdl can't decode (%s), pydicom tries", type(error).__name__)
         return _by_pydicom(content)
+
+
+def _told(header: ImageHeader) -> Told:
+    return Told(
+        transfer_syntax=header.transfer_syntax,
+        rows=header.rows,
+        columns=header.columns,
+        samples=header.samples_per_pixel,
+        bits_allocated=header.bits_allocated,
+        bits_stored=header.bits_stored,
+        signed=header.signed,
+    )
+
+
+def _named(header: ImageHeader) -> str:
+    """An image by its numbers: UIDs stay out of what people are told."""
+    series = "" if header.series_number is None else f"series {header.series_number}, "
+    frame = "" if header.frame is None else f", frame {header.frame}"
+    return f"{series}image {'?' if header.instance_number is None else header.instance_number}{frame}"
 
 
 def _alone(stream: bytes, header: ImageHeader) -> bytes:

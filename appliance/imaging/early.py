@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from appliance.imaging.decode import RLE, Slice, SliceDecoder
+from appliance.imaging.codestream import RLE
+from appliance.imaging.decode import Slice, SliceDecoder
 from appliance.imaging.header import CT_IMAGE, ImageHeader, read_headers
 from appliance.imaging.pixels import NATIVE
 from appliance.imaging.select import may_be_slice

@@ -5,16 +5,30 @@ python -m tests.appliance.fuzz.make_corpus
 .pdus      a connection from its A-ASSOCIATE-RQ on
 .dataset   a data set as it travels; the name begins with its encoding
 .dcm       a whole Part 10 file
+.stream    the compressed image of 16 x 16 pixels, 12 bits stored in 16; the name is its transfer syntax (needs dcmtk)
 """
 
 from __future__ import annotations
 
+import io
 import struct
+import subprocess
+import tempfile
 from pathlib import Path
 
+import numpy as np
+import pydicom
+from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    JPEG2000,
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 from appliance.intake.wire.pdus import PduType, abort, encode
 from tests.appliance.dicom_samples import ct_slice, encoded, enhanced, part10
@@ -23,6 +37,7 @@ from tests.appliance.intake.wire.test_acceptor import request
 
 CORPUS = Path(__file__).parent / "corpus"
 INSTANCE = "1.2.3.45"
+SIDE = 16
 
 
 def small(**changes: object) -> Dataset:
@@ -84,11 +99,35 @@ def _files() -> dict[str, bytes]:
     }
 
 
+def picture() -> np.ndarray:
+    """The image of all streams: a disc with noise."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    disc = np.where((y - 8) ** 2 + (x - 8) ** 2 < 30, 1064, 24)
+    return (disc + np.random.default_rng(1).integers(0, 20, disc.shape)).astype(np.uint16)
+
+
+def _streams() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        plain, packed = Path(folder) / "plain.dcm", Path(folder) / "packed.dcm"
+        plain.write_bytes(part10(ct_slice(Rows=SIDE, Columns=SIDE, PixelData=picture().tobytes())))
+        streams = {}
+        for command in (["dcmcjpeg", "+ee"], ["dcmcjpeg", "+el"], ["dcmcjpeg", "+e1"], ["dcmcjpls", "+el"],
+                        ["dcmcjpls", "+en"], ["dcmcrle"]):  # fmt: skip
+            subprocess.run([*command, str(plain), str(packed)], check=True, timeout=30)
+            ds = pydicom.dcmread(packed)
+            streams[ds.file_meta.TransferSyntaxUID] = next(generate_frames(ds.PixelData, number_of_frames=1))
+    for syntax, lossy in ((JPEG2000Lossless, False), (JPEG2000, True)):
+        buffer = io.BytesIO()
+        Image.fromarray(picture()).save(buffer, "JPEG2000", irreversible=lossy, no_jp2=True)
+        streams[syntax] = buffer.getvalue()
+    return {f"{syntax}.stream": content for syntax, content in streams.items()}
+
+
 def main() -> None:
     """Write the corpus anew."""
     assert small().SOPClassUID == CTImageStorage
     CORPUS.mkdir(exist_ok=True)
-    for name, content in {**_connections(), **_datasets(), **_files()}.items():
+    for name, content in {**_connections(), **_datasets(), **_files(), **_streams()}.items():
         (CORPUS / name).write_bytes(content)
 
 
