@@ -152,6 +152,11 @@ class AnalyserConfig(_Section):
     )
     threads: int = Field(0, ge=0, description="CPU threads for the networks; 0: all cores")
     memory_mb: int = Field(4096, ge=512, description="MiB that one analysis may use")
+    max_volume_mb: int = Field(
+        2048,
+        ge=64,
+        description="MiB of the HU volume of one series, and never more than memory_mb; a larger one is not read",
+    )
     deadline_s: float = Field(900.0, gt=0, description="s after which an analysis gives up visibly")
     max_attempts: int = Field(
         3, ge=1, description="times a study is tried (a crash counts) before it is answered as failed"

@@ -28,7 +28,7 @@ from pathlib import Path
 from appliance.choosing import USUAL, Choice, ChosenSeries, SeriesRules, choose
 from appliance.identity.pseudonyms import Pseudonyms
 from appliance.imaging.early import EarlySlices
-from appliance.imaging.volume import build_volume
+from appliance.imaging.volume import MOST_BYTES, build_volume
 from appliance.ports import StoredInstance
 from appliance.reporting import (
     Equipment,
@@ -60,6 +60,7 @@ class Desk:
     cascade: None while no bundle can be used; every study is then answered as not analysed, for the reason `without`.
     modes: who may see which cancer's answers. was_reported: whether an earlier result has a report that can be referred
     to (a result whose answers were all silent has none). early: what was read of the study while it came in.
+    most_volume_bytes: of one series in HU; a larger one is not read.
     """
 
     cascade: Cascade | None
@@ -75,6 +76,7 @@ class Desk:
     cancelled: Callable[[], bool]
     rules: SeriesRules = USUAL
     early: EarlySlices = field(default_factory=EarlySlices)
+    most_volume_bytes: int = MOST_BYTES
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,10 @@ def read_series(desk: Desk, series: ChosenSeries, spent_s: float = 0.0) -> Part:
     spent_s: what the study's other series have taken of its time.
     """
     try:
-        volume = build_volume(series.headers, desk.early.decoder(series.headers))
+        decode = desk.early.decoder(series.headers)
+        volume = build_volume(series.headers, decode, most_bytes=desk.most_volume_bytes)
     except InputRefused as refusal:
+        log.warning("a series is not read: %s; %s", refusal, refusal.remedy())
         return Part(series, unanswered(refusal.reason, refusal.detail).answers)
     analysis = analyse(desk, series, volume, spent_s)
     images = [SourceImage(header.extent, header.frame) for header in series.headers]

@@ -187,6 +187,7 @@ def study_reader(config: ApplianceConfig, journal: Journal, process: RoleProcess
             now=clock.now,
             cancelled=process.stopping.is_set,
             rules=series_rules(opened.asked, settings.series),
+            most_volume_bytes=min(settings.max_volume_mb, settings.memory_mb) << 20,
         )
 
     return StudyReader(desk, models.rest, most_early_bytes=(settings.memory_mb << 20) // EARLY_PART)

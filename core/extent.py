@@ -21,9 +21,7 @@ class Extent:
 
     def open(self) -> BinaryIO:
         """As a file of its own, for reading. OSError where it can't be opened."""
-        if not self.offset and self.size is None:
-            return self.path.open("rb")
-        return io.BufferedReader(_Window(self.path, self.offset, self.size), _BUFFER)
+        return _Bounded(_Window(self.path, self.offset, self.size))
 
     def read(self) -> bytes:
         """All of it. OSError where it can't be read."""
@@ -31,8 +29,24 @@ class Extent:
             return file.read()
 
 
+class _Bounded(io.BufferedReader):
+    """Makes room for no more than is there, however much is asked for: lengths in a stored file are its sender's word.
+
+    A plain file allocates all that is asked for before it reads a byte.
+    """
+
+    def __init__(self, window: _Window) -> None:
+        super().__init__(window, _BUFFER)
+        self._end = window.size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _BUFFER:
+            size = min(size, max(0, self._end - self.tell()))
+        return super().read(size)
+
+
 class _Window(io.RawIOBase):
-    """A part of a file; positions count from its beginning."""
+    """A part of a file; positions count from its beginning. size: what there is of it."""
 
     def __init__(self, path: Path, offset: int, size: int | None) -> None:
         super().__init__()
@@ -40,7 +54,7 @@ class _Window(io.RawIOBase):
         self._file = path.open("rb", buffering=0)
         self._offset, self._at = offset, 0
         there = max(0, self._file.seek(0, io.SEEK_END) - offset)
-        self._size = there if size is None else min(size, there)
+        self.size = there if size is None else min(size, there)
 
     def readable(self) -> bool:
         return True
@@ -49,7 +63,7 @@ class _Window(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
         if base + offset < 0:
             raise OSError(f"position {base + offset} is before the beginning")
         self._at = base + offset
@@ -59,7 +73,7 @@ class _Window(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        room = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
+        room = memoryview(buffer).cast("B")[: max(0, self.size - self._at)]
         if not room:
             return 0
         self._file.seek(self._offset + self._at)

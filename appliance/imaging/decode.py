@@ -90,9 +90,10 @@ def stored_values(header: ImageHeader) -> Stored:
 
 def to_hu(stored: Stored, header: ImageHeader) -> Slice:
     """Rescale (PS3.3 C.11.1.1.2): HU = slope x stored + intercept, rounded, clipped to int16, padding as air."""
-    slope, intercept = header.rescale_slope, header.rescale_intercept
-    if slope is None or intercept is None:
-        raise InputRefused(Reason.UNREADABLE, "no rescale to HU in the header")
+    if header.rescale is None:
+        said = f"{header.rescale_slope} and {header.rescale_intercept}"
+        raise InputRefused(Reason.UNREADABLE, f"{_named(header)}: rescale slope and intercept are {said}")
+    slope, intercept = header.rescale
     hu: npt.NDArray[Any]
     if slope == 1.0 and intercept.is_integer():
         hu = stored.astype(np.int32)

@@ -20,6 +20,8 @@ Vector = tuple[float, float, float]
 Orientation = tuple[float, float, float, float, float, float]
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+MOST_SLOPE, MOST_INTERCEPT = 1e3, 1e6
+"""Extended CT scales have slopes of 10 and intercepts of some 10,000."""
 _DAYS_PER = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
 
 _KEYWORDS = [
@@ -86,6 +88,17 @@ class ImageHeader:
     study_date: dt.date | None
     patient_id: str = field(default="", repr=False)
     issuer_of_patient_id: str = field(default="", repr=False)
+
+    @property
+    def rescale(self) -> tuple[float, float] | None:
+        """Slope and intercept that give HU; None where one is absent, or what no scanner writes.
+
+        Within these bounds every 16-bit value has HU that 32 bits hold, as whole numbers or as float.
+        """
+        slope, intercept = self.rescale_slope, self.rescale_intercept
+        if slope is None or intercept is None:
+            return None
+        return (slope, intercept) if abs(slope) <= MOST_SLOPE and abs(intercept) <= MOST_INTERCEPT else None
 
 
 def read_headers(extent: Extent) -> tuple[ImageHeader, ...]:

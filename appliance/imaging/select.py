@@ -171,6 +171,7 @@ IMAGES: tuple[ImageQuestion, ...] = (
     ),
     (Reason.NO_AXIAL_SERIES, "pixel values are not HU", lambda h: h.rescale_type not in _HU),
     (Reason.UNREADABLE, "no rescale to HU in the header", lambda h: not h.rescale_slope or h.rescale_intercept is None),
+    (Reason.UNREADABLE, "a rescale to HU beyond all measure in the header", lambda h: h.rescale is None),
     (
         Reason.UNREADABLE,
         "not MONOCHROME2 images",

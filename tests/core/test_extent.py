@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import pydicom
@@ -64,3 +65,20 @@ def test_pydicom_reads_an_object_out_of_a_longer_file(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"before" + buffer.getvalue() + b"behind")
     with Extent(tmp_path / "log", 6, len(buffer.getvalue())).open() as file:
         assert pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID == "2.25.7"
+
+
+@pytest.mark.parametrize("extent", [(0, None), (0, 30_000), (100, 20_000), (39_990, None)])
+@pytest.mark.parametrize("before", [0, 5, 17_000])
+def test_a_false_length_makes_no_room_beyond_what_is_there(
+    file: Path, extent: tuple[int, int | None], before: int
+) -> None:
+    offset, size = extent
+    there = WHOLE[offset:][:size]
+    with Extent(file, offset, size).open() as window:
+        window.read(before)
+        tracemalloc.start()
+        rest = window.read(1 << 30)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert rest == there[before:]
+    assert peak < 1 << 20

@@ -199,6 +199,60 @@ def test_memory_stays_at_one_volume_and_some_slices(tmp_path: Path) -> None:
     assert peak < volume_bytes + 20 * slice_bytes
 
 
+def test_a_volume_beyond_the_limit_is_refused_before_room_is_made_for_it(tmp_path: Path) -> None:
+    slices = ct_series(12, SeriesNumber=3, Rows=40_000, Columns=40_000)  # the pixels for it need not be there
+    headers = [read_header(Extent(p)) for p in write_files(tmp_path, slices)]
+    tracemalloc.start()
+    with pytest.raises(InputRefused) as refused:
+        build_volume(headers)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refused.value.reason is Reason.MEMORY
+    assert "series 3: a volume of 12x40000x40000 voxels takes 36621 MiB, at most 2048" in str(refused.value)
+    assert "analyser.max_volume_mb" in refused.value.remedy()
+    assert peak < 16 << 20
+
+
+def test_a_volume_of_just_the_limit_is_read(tmp_path: Path) -> None:
+    headers = [read_header(Extent(p)) for p in write_files(tmp_path, ct_series(12))]
+    size = 12 * 64 * 64 * 2
+    assert build_volume(headers, most_bytes=size).hu.nbytes == size
+    with pytest.raises(InputRefused):
+        build_volume(headers, most_bytes=size - 1)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 64), (64, 0), (-64, -64)])
+def test_an_image_without_area_is_unreadable(tmp_path: Path, rows: int, columns: int) -> None:
+    (path,) = write_files(tmp_path, [ct_slice()])
+    with pytest.raises(InputRefused) as refused:
+        decode_slice(dataclasses.replace(read_header(Extent(path)), rows=rows, columns=columns))
+    assert refused.value.reason is Reason.UNREADABLE
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept"), [("1e308", "0"), ("-1e39", "0"), ("1", "1e18"), ("0.5", "-1e39"), ("1001", "0")]
+)
+def test_a_rescale_beyond_all_measure_is_refused(tmp_path: Path, slope: str, intercept: str) -> None:
+    paths = write_files(tmp_path, ct_series(12, RescaleSlope=slope, RescaleIntercept=intercept))
+    headers = [read_header(Extent(p)) for p in paths]
+    selection = select(headers)
+    assert (selection.reason, "beyond all measure" in selection.detail) == (Reason.UNREADABLE, True)
+    with pytest.raises(InputRefused) as refused:
+        decode_slice(headers[0])
+    assert refused.value.reason is Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("slope", [1.0, 999.5, -999.5, 1e-300])
+@pytest.mark.parametrize("intercept", [0.0, -1e6, 1e6, 0.5])
+def test_no_rescale_that_is_taken_overflows(tmp_path: Path, slope: float, intercept: float) -> None:
+    (path,) = write_files(tmp_path, [ct_slice()])
+    header = dataclasses.replace(read_header(Extent(path)), rescale_slope=slope, rescale_intercept=intercept)
+    stored = np.array([[0, 1, 32767, 65535]], np.uint16)
+    hu = to_hu(stored, header)
+    exact = np.clip(np.rint(stored * slope + intercept), -1024, 32767)
+    assert np.abs(hu - exact).max() <= 1
+
+
 def test_rescale_of_any_value_agrees_with_pydicom(tmp_path: Path) -> None:
     (path,) = write_files(tmp_path, [ct_slice()])
     header = read_header(Extent(path))
