@@ -23,7 +23,7 @@ MAY_GROW = 256 << 20
 """Bytes of address space beyond what is there when all is imported: PDUs and data sets here are far smaller."""
 HANG_S = 60.0
 """A block of cases takes a second; one that takes so long hangs, and the process shows where and ends."""
-_BLOCK = {"header": 20, "association": 100}
+_BLOCK = {"header": 20, "association": 100, "slice": 20}
 
 
 def main() -> None:

@@ -50,6 +50,19 @@ def dataset_seed(name: str, data: bytes, begin: int = 0) -> Seed:
     return Seed(name, data, (*(at + begin for at in cuts), len(data)), moved)
 
 
+def stream_seed(name: str, data: bytes) -> Seed:
+    """A compressed image: cut at its markers, or at its RLE segments, with their lengths."""
+    if data[:1] != b"\xff":
+        lengths = tuple((at, "<L") for at in range(0, 4 + 4 * data[0], 4))
+        return Seed(name, data, (*(struct.unpack_from("<L", data, at)[0] for at, _ in lengths[1:]), len(data)), lengths)
+    cuts, lengths_found, at = [0], [], 2
+    while data[at : at + 2] not in (b"\xff\xda", b"\xff\x93"):  # the scan, or the first tile's data
+        cuts.append(at)
+        lengths_found.append((at + 2, ">H"))
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return Seed(name, data, (*cuts, at, len(data)), tuple(lengths_found))
+
+
 def _elements(data: bytes, explicit: bool = False) -> tuple[list[int], list[tuple[int, str]]]:
     """Beginnings and lengths of the elements of a valid data set; sequences and items are gone into."""
     cuts, lengths, at = [], [], 0
