@@ -4,6 +4,10 @@ A study is tried `max_attempts` times, a crash of the process counts; then it is
 disk or a stop is not the study's fault and does not count. What reads (`appliance.reading`) is made when the first
 slices of a study are here; while the others arrive it opens its model, and reads those ahead that are here, one a step,
 so that nothing waits for them.
+
+Reading ahead is no attempt, and must cost no study: it is noted in the journal before the first image is decoded, and
+the note taken back when it is over. A note that a process finds there says that one before it was ended meanwhile, by a
+decoder perhaps: that study is read after its hand-over only, where a crash counts.
 """
 
 from __future__ import annotations
@@ -62,6 +66,7 @@ class Analyser:
         self._prepared = float("-inf")
         self._coming: deque[StoredInstance] = deque()
         self._of, self._looked_up_to = "", 0  # study UID, id of its last instance that was put there
+        self._noted = False  # whether the journal has it that `_of` is being read ahead
 
     def step(self) -> float:
         """Read the next study if there is one; returns the seconds that it is content to wait."""
@@ -84,6 +89,10 @@ class Analyser:
         if self._reader is None:
             self._reader = self._make_reader()
         return self._reader
+
+    def stop(self) -> None:
+        """Nothing more is read ahead: a clean stop is no reason to leave a study's images for later."""
+        self._forget_coming()
 
     def rest(self) -> bool:
         """Let go of the model after long idleness; True if that was done just now."""
@@ -116,7 +125,9 @@ class Analyser:
                     self._forget_coming()
                 return float("inf")
             self._prepare()
-            self._look_for_more(study_uid)
+            if study_uid != self._of:
+                self._turn_to(study_uid)
+            self._look_for_more()
         if not self._coming:
             return LOOK_AGAIN_S
         self.reader.early.take(self._of, self._coming.popleft())
@@ -127,16 +138,40 @@ class Analyser:
             self.reader.prepare()
             self._prepared = self._clock.monotonic()
 
-    def _look_for_more(self, study_uid: str) -> None:
-        if study_uid != self._of:
-            self._of, self._looked_up_to = study_uid, 0
-        for number, instance in self._intake.arrived(study_uid, self._looked_up_to):
+    def _turn_to(self, study_uid: str) -> None:
+        """Read this study ahead from now on, unless that has ended a process before."""
+        self._forget_coming()
+        self._of = study_uid
+        try:
+            self._noted = self._journal.begin_reading_ahead(study_uid, self._clock.now())
+        except StorageError as error:
+            log.warning("a study is not read ahead: it can't be noted", exc_info=error)
+            return
+        if not self._noted:
+            log.warning(
+                "a study is not read ahead: the analyser was ended while it did that before",
+                extra={"study": self._pseudonym(study_uid)},
+            )
+
+    def _look_for_more(self) -> None:
+        if not self._noted:
+            return
+        for number, instance in self._intake.arrived(self._of, self._looked_up_to):
             self._coming.append(instance)
             self._looked_up_to = number
 
     def _forget_coming(self) -> None:
         self._coming.clear()
-        self._of, self._looked_up_to = "", 0
+        of, noted = self._of, self._noted
+        self._of, self._looked_up_to, self._noted = "", 0, False
+        if noted:
+            self._end_note(of)
+
+    def _end_note(self, study_uid: str) -> None:
+        try:
+            self._journal.end_reading_ahead(study_uid)
+        except StorageError as error:  # it costs the time that reading ahead saves, nothing else
+            log.warning("a study may not be read ahead again: its note can't be taken back", exc_info=error)
 
     def _read(self, row: StudyRow) -> float:
         instances = self._instances(row)
@@ -167,6 +202,7 @@ class Analyser:
 
     def _commit(self, row: StudyRow, reading: Reading, failed: bool, seconds: float) -> None:
         done = self._journal.commit_answers(row, reading.body, reading.answers, reading.objects, self._destinations)
+        self._end_note(row.study_uid)
         if not done:
             log.info("study was superseded while it was read", extra={"study": row.pseudonym})
             return

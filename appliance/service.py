@@ -131,6 +131,7 @@ def run_analyser(config: ApplianceConfig) -> None:
             destinations=[destination.name for destination in config.pacs],
             max_attempts=settings.max_attempts,
         )
+        stack.callback(analyser.stop)
 
         def step() -> float:
             wait = analyser.step()

@@ -2,7 +2,7 @@
 
 Decoders take the size of an image from the stream and the room for it from the header: dicomsdl wrote past its buffer
 where the two differed, and ended the process (ADR 0035). What passes here says the same as the header about rows,
-columns, samples and bits, and is whole as far as its markers tell. Pure; microseconds a slice.
+columns, samples and bits, and is whole as far as its markers tell. Pure; it costs a fraction of decoding.
 """
 
 from __future__ import annotations
@@ -71,20 +71,34 @@ def _compare(frame: Frame, told: Told) -> None:
 
 
 def _check_rle(stream: bytes, told: Told) -> None:
-    """The RLE header (PS3.5 G.5): a segment for each byte of a sample, one behind the other, of a possible length."""
+    """The RLE header (PS3.5 G.5) and its segments, one for each byte of a sample, that hold a byte for each pixel."""
     octets = Octets(stream)
     count, *offsets = (int.from_bytes(octets.take(4), "little") for _ in range(_RLE_HEADER // 4))
     needed = told.samples * (told.bits_allocated // 8)
-    if count != needed:
+    if count != needed or count > len(offsets):
         raise StreamFault(f"{count} RLE segments, the header makes {needed}")
     bounds = [*offsets[:count], len(stream)]
-    pixels = told.rows * told.columns
-    shortest, longest = -(-pixels // 128) * 2, 2 * (pixels + told.rows)  # all runs; every byte by itself
-    if bounds[0] != _RLE_HEADER:
-        raise StreamFault(f"the first RLE segment begins at byte {bounds[0]}")
+    if bounds[0] != _RLE_HEADER or bounds != sorted(bounds):
+        raise StreamFault("RLE segments that are not one behind the other")
     for begin, end in pairwise(bounds):
-        if not shortest <= end - begin <= longest:
-            raise StreamFault(f"an RLE segment of {end - begin} bytes for {told.rows} x {told.columns} pixels")
+        _check_segment(stream, begin, end, told.rows * told.columns)
+
+
+def _check_segment(stream: bytes, at: int, end: int, pixels: int) -> None:
+    """Runs and literals (PS3.5 G.3.2) of one segment. Of more than there are pixels pydicom cuts off the rest."""
+    unfolded = 0
+    while at < end and unfolded < pixels:
+        code = stream[at]
+        if code < 128:
+            at += code + 2
+            unfolded += code + 1
+        elif code > 128:
+            at += 2
+            unfolded += 257 - code
+        else:
+            at += 1
+    if unfolded != pixels or at > end or stream[at:end].strip(b"\0"):
+        raise StreamFault(f"an RLE segment holds other than a byte for each of {pixels} pixels")
 
 
 def _jpeg(*processes: int) -> Callable[[bytes], Frame]:

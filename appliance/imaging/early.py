@@ -1,7 +1,8 @@
 """What can be read of a study while it is still coming in: its headers, and its slices in HU.
 
 A cache and nothing else: what is not here, `headers_of` and `decoder` read as they would without it, and the outcome is
-the same bit for bit. Only what can't end the process is run early: what ends it has to be counted as an attempt.
+the same bit for bit. Compressed slices pass `codestream` before a decoder here as there; should one end the process all
+the same, the analyser's note keeps the study from being read ahead again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from appliance.imaging.codestream import RLE
+from appliance.imaging.codestream import COMPRESSED
 from appliance.imaging.decode import Slice, SliceDecoder
 from appliance.imaging.header import CT_IMAGE, ImageHeader, read_headers
 from appliance.imaging.pixels import NATIVE
@@ -21,8 +22,7 @@ from appliance.ports import StoredInstance
 
 log = logging.getLogger(__name__)
 
-_HARMLESS = frozenset({*NATIVE, RLE})
-"""Read by us, decoded by pydicom in Python. dicomsdl was seen to end the process over damaged streams (ADR 0036)."""
+_READ_EARLY = NATIVE | COMPRESSED
 _HEADER_BYTES = 4096
 """What a header takes in memory, generously."""
 _VALUE_BYTES = np.dtype(np.int16).itemsize
@@ -36,6 +36,7 @@ class EarlySlices:
         self._study_uid = ""
         self._headers: dict[StoredInstance, tuple[ImageHeader, ...]] = {}
         self._slices: dict[ImageHeader, Slice] = {}
+        self._slice_bytes = 0  # of all of them: asked for with every image
 
     @property
     def count(self) -> int:
@@ -45,7 +46,7 @@ class EarlySlices:
     @property
     def held_bytes(self) -> int:
         """Memory of all that is here."""
-        return len(self._headers) * _HEADER_BYTES + sum(hu.nbytes for hu in self._slices.values())
+        return len(self._headers) * _HEADER_BYTES + self._slice_bytes
 
     def take(self, study_uid: str, instance: StoredInstance) -> None:
         """Read an instance, and decode it if `select` may take it for a slice. Another study's are given up.
@@ -60,8 +61,9 @@ class EarlySlices:
         try:
             (header,) = self._headers[instance] = read_headers(instance.extent)
             size = header.rows * header.columns * _VALUE_BYTES
-            if header.transfer_syntax in _HARMLESS and may_be_slice(header) and size <= self._room:
-                self._slices[header] = _in_pages_of_its_own(SliceDecoder()(header))
+            if header.transfer_syntax in _READ_EARLY and may_be_slice(header) and size <= self._room:
+                hu = self._slices[header] = _in_pages_of_its_own(SliceDecoder()(header))
+                self._slice_bytes += hu.nbytes
         except Exception as error:  # the edge: nothing of this may keep a study from being read
             log.debug("an image is left for later (%s)", type(error).__name__)
 
@@ -85,7 +87,10 @@ class EarlySlices:
 
         def slice_of(header: ImageHeader) -> Slice:
             hu = self._slices.pop(header, None)
-            return decode(header) if hu is None else hu
+            if hu is None:
+                return decode(header)
+            self._slice_bytes -= hu.nbytes
+            return hu
 
         return slice_of
 
@@ -93,7 +98,7 @@ class EarlySlices:
         """Give up everything."""
         self._study_uid = ""
         self._headers.clear()
-        self._slices.clear()
+        self._keep_slices(set())
 
     @property
     def _room(self) -> int:
@@ -101,6 +106,7 @@ class EarlySlices:
 
     def _keep_slices(self, headers: set[ImageHeader]) -> None:
         self._slices = {header: hu for header, hu in self._slices.items() if header in headers}
+        self._slice_bytes = sum(hu.nbytes for hu in self._slices.values())
 
 
 def _in_pages_of_its_own(hu: Slice) -> Slice:

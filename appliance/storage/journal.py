@@ -129,6 +129,18 @@ class Journal:
             self._step(row.handover_id, Event.ANALYSIS_STARTED, state)
         return self.study(row.handover_id)
 
+    def begin_reading_ahead(self, study_uid: str, at: dt.datetime) -> bool:
+        """Note, durably, that images of a study are decoded before its hand-over.
+
+        False where that is noted already: whoever noted it was ended before it could take the note back. A row of
+        `meta` and not a table of its own: there are journals without one, which a rolled-back release must open.
+        """
+        return self._database.run("put_meta_once", {"key": _reading_ahead(study_uid), "value": iso(at)}) == 1
+
+    def end_reading_ahead(self, study_uid: str) -> None:
+        """Take the note back: nothing of it is being decoded any more, or it was answered."""
+        self._database.run("drop_meta", {"key": _reading_ahead(study_uid)})
+
     def refund_attempt(self, handover_id: str) -> None:
         """The attempt that just ended does not count."""
         self._database.run("refund_attempt", {"handover_id": handover_id})
@@ -274,6 +286,10 @@ class Journal:
         self._database.run(
             "add_step", {"handover_id": handover_id, "at": at, "event": event.value, "state": state.value}
         )
+
+
+def _reading_ahead(study_uid: str) -> str:
+    return f"reading_ahead {study_uid}"
 
 
 def _study(row: Row) -> StudyRow:

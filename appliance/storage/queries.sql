@@ -6,6 +6,8 @@ SELECT value FROM meta WHERE key = :key
 INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value
 -- name: put_meta_once
 INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO NOTHING
+-- name: drop_meta
+DELETE FROM meta WHERE key = :key
 
 -- Studies ------------------------------------------------------------------------------------------------------------
 -- name: queue_study

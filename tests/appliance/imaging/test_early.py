@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
 
 from appliance.choosing import Choice, choose
 from appliance.imaging.decode import Slice
@@ -20,7 +26,7 @@ from core.errors import InputRefused
 from core.extent import Extent
 from core.finding import Reason
 from core.volume import Volume
-from tests.appliance.dicom_samples import ct_series, ct_slice, enhanced, write_files
+from tests.appliance.dicom_samples import ct_series, ct_slice, enhanced, part10, write_files
 
 PLENTY = 1 << 30
 SLICE_BYTES = 64 * 64 * 2
@@ -148,19 +154,71 @@ def test_multi_frame_images_are_left_for_later(tmp_path: Path) -> None:
     assert_same(read(early, instances), instances)
 
 
-@pytest.mark.parametrize(
-    ("command", "early_ones"), [(["dcmcrle"], 12), (["dcmcjpeg", "+e1"], 0), (["dcmcjpls"], 0)]
-)  # fmt: skip
-def test_only_decoders_that_can_not_end_the_process_run_early(
-    tmp_path: Path, command: list[str], early_ones: int
-) -> None:
-    images, packed = ct_series(12), []
-    for path, image in zip(write_files(tmp_path, images), images, strict=True):
-        subprocess.run([*command, str(path), str(path.with_suffix(".packed"))], check=True, timeout=30)
-        packed.append(instance(path.with_suffix(".packed"), image))
+def compressed(folder: Path, how: str) -> list[StoredInstance]:
+    """Twelve slices by a command of dcmtk, or as JPEG 2000."""
+    images, packed = ct_series(12, RescaleSlope=0.7, RescaleIntercept=-1000.5, PixelPaddingValue=24), []
+    for path, image in zip(write_files(folder, images), images, strict=True):
+        out = path.with_suffix(".packed")
+        if how == "jpeg 2000":
+            buffer = io.BytesIO()
+            pixels = np.frombuffer(image.PixelData, "<u2").reshape(64, 64)
+            Image.fromarray(pixels).save(buffer, "JPEG2000", irreversible=False, no_jp2=True)
+            image.PixelData = encapsulate([buffer.getvalue()])
+            image["PixelData"].is_undefined_length = True
+            out.write_bytes(part10(image, syntax=JPEG2000Lossless))
+        else:
+            subprocess.run([*how.split(), str(path), str(out)], check=True, timeout=30)
+        packed.append(instance(out, image))
+    return packed
+
+
+COMPRESSIONS = ("dcmcrle", "dcmcjpeg +el", "dcmcjpeg +e1", "dcmcjpls +el", "dcmcjpls +en", "jpeg 2000")
+
+
+@pytest.mark.parametrize("how", COMPRESSIONS)
+def test_compressed_slices_are_read_early_to_the_same_volume(tmp_path: Path, how: str) -> None:
+    packed = compressed(tmp_path, how)
     early = filled(packed)
-    assert early.count == early_ones
+    assert early.count == 12
+    assert early.held_bytes == 12 * (SLICE_BYTES + 4096)
     assert_same(read(early, packed), packed)
+    assert early.held_bytes == 12 * 4096
+
+
+@pytest.mark.parametrize("how", COMPRESSIONS)
+def test_a_damaged_compressed_slice_is_left_and_refused_at_its_time(tmp_path: Path, how: str) -> None:
+    packed = compressed(tmp_path, how)
+    ds = pydicom.dcmread(packed[7].extent.path)
+    ds.Rows, ds.Columns = 16, 16  # less than the stream has: a decoder would write past its room
+    ds.save_as(packed[7].extent.path)
+    early = filled(packed)
+    assert early.count == 11
+    headers = [header for each in packed for header in early.headers_of(each)]
+    with pytest.raises(InputRefused) as refused:
+        list(map(early.decoder(headers), headers))
+    assert refused.value.reason is Reason.UNREADABLE
+
+
+def test_what_is_held_is_told_without_counting_it_through(tmp_path: Path) -> None:
+    instances = stored(tmp_path, [*ct_series(12, series="thin", spacing=2.5), *ct_series(12, series="thick")])
+    early = EarlySlices(PLENTY)
+
+    def counted() -> int:
+        return len(early._headers) * 4096 + sum(hu.nbytes for hu in early._slices.values())
+
+    for each in (*instances, *instances[:3]):  # some of them twice
+        early.take("a", each)
+        assert early.held_bytes == counted()
+    early.keep("a", instances[5:])
+    assert early.held_bytes == counted() == 19 * (SLICE_BYTES + 4096)
+    headers = [header for each in instances[5:12] for header in early.headers_of(each)]
+    decode = early.decoder(headers)
+    assert early.held_bytes == counted() == 19 * 4096 + 7 * SLICE_BYTES
+    for header in headers:
+        decode(header)
+        assert early.held_bytes == counted()
+    early.forget()
+    assert early.held_bytes == counted() == 0
 
 
 def test_a_damaged_slice_is_left_and_refused_at_its_time(tmp_path: Path) -> None:

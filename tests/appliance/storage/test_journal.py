@@ -211,3 +211,13 @@ def test_what_is_not_in_the_table_raises(state: State, event: Event) -> None:
     else:
         with pytest.raises(IllegalTransition, match=state.value):
             after(state, event)
+
+
+def test_reading_ahead_is_noted_once_until_it_is_over(journal: Journal) -> None:
+    assert journal.begin_reading_ahead("1.2", T0)
+    assert journal.begin_reading_ahead("1.3", T0)
+    assert not journal.begin_reading_ahead("1.2", T0)
+    journal.end_reading_ahead("1.2")
+    journal.end_reading_ahead("1.2")
+    assert journal.begin_reading_ahead("1.2", T0)
+    assert not journal.begin_reading_ahead("1.3", T0)
