@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from appliance.intake.control_services import CommitmentService, StepService
     from appliance.intake.side_doors import SideDoorSettings
     from appliance.intake.stow.service import StowSettings
-    from appliance.intake.wire.service import Listener
+    from appliance.intake.wire.gate import Listener
     from appliance.reconciliation.reconciler import Reconciler, Source
     from appliance.reconciliation.web import OwnReceiver
     from appliance.storage.reconciliation import ReconciliationList
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def listeners(config: ApplianceConfig) -> list[Listener]:
     """Where DICOM is listened for: plain, and over TLS where that is configured."""
-    from appliance.intake.wire.service import Listener
+    from appliance.intake.wire.gate import Listener
 
     settings, tls = config.receiver, config.receiver.tls
     found = [Listener(settings.host, settings.port)]
@@ -94,7 +94,7 @@ def side_doors(config: ApplianceConfig) -> SideDoorSettings:
 def stow(config: ApplianceConfig) -> StowSettings | None:
     """STOW-RS, where it is listened for. ConfigError where its TLS files can't be used."""
     from appliance.intake.stow.service import StowSettings
-    from appliance.intake.wire.service import Listener
+    from appliance.intake.wire.gate import Listener
 
     receiver, told = config.receiver, config.receiver.stow
     if told is None:

@@ -26,6 +26,7 @@ from appliance.intake.storing import StoreRequest
 from appliance.intake.uids import UNCOMPRESSED
 from appliance.intake.wire.acceptor import Context, Rejection, Requestor, Rules
 from appliance.intake.wire.bounds import Limits
+from appliance.intake.wire.gate import Listener
 from appliance.intake.wire.link import Link
 from appliance.intake.wire.messages import (
     AFFECTED_SOP_CLASS,
@@ -36,7 +37,7 @@ from appliance.intake.wire.messages import (
     event_report,
 )
 from appliance.intake.wire.pdus import UNEXPECTED_PDU, PeerFault
-from appliance.intake.wire.service import Listener, Service
+from appliance.intake.wire.service import Service
 from core.errors import ConfigError, OneScanError, StorageError
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The receiver role: DICOM service, spool, ledger and assembly together, from `start` to `stop`.
 
-Threads: one listener and one per connection (`wire.service`), and one here that lets time pass for assembly, hands
+Threads: one listener and one per connection (`wire.gate`), and one here that lets time pass for assembly, hands
 complete studies over and prunes finished ones. All state is in the ledger: after a crash, `start` goes on from there.
 """
 
@@ -24,8 +24,8 @@ from appliance.intake.side_doors import SideDoors, SideDoorSettings
 from appliance.intake.spool import Spool, prunable
 from appliance.intake.storing import Storing
 from appliance.intake.wire.bounds import Limits
+from appliance.intake.wire.gate import Listener
 from appliance.intake.wire.messages import CONTROL_LIMIT
-from appliance.intake.wire.service import Listener
 from appliance.ports import Clock, Doorbell
 from appliance.worker import Worker
 from core.errors import OneScanError, StorageError

@@ -21,8 +21,8 @@ from appliance.intake.receiver import SOP_CLASSES
 from appliance.intake.role import ReceiverRole
 from appliance.intake.segments import records
 from appliance.intake.wire.bounds import Limits
+from appliance.intake.wire.gate import Listener
 from appliance.intake.wire.link import Link
-from appliance.intake.wire.service import Listener
 from appliance.storage.intake_journal import IntakeJournal
 from appliance.storage.intake_reader import IntakeReader
 from core.extent import Extent

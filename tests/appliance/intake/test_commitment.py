@@ -36,8 +36,8 @@ from appliance.intake.control import Asker, RequestRefused, decode
 from appliance.intake.control_services import CommitmentService
 from appliance.intake.senders import read as read_senders
 from appliance.intake.wire.acceptor import Context
+from appliance.intake.wire.gate import Listener
 from appliance.intake.wire.messages import Message
-from appliance.intake.wire.service import Listener
 from appliance.storage.commitment_file import CommitmentFile
 from appliance.storage.intake_journal import IntakeJournal
 from appliance.tls import server_context

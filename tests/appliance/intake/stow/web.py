@@ -12,7 +12,7 @@ from typing import Any
 
 from appliance.intake.side_doors import SideDoorSettings
 from appliance.intake.stow.service import StowSettings
-from appliance.intake.wire.service import Listener
+from appliance.intake.wire.gate import Listener
 from tests.appliance.intake.stand import Stand, running
 
 BOUNDARY = "boundary of parts"
