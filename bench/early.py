@@ -1,7 +1,7 @@
 """From the hand-over to the volume: with what was read while the study came in, and without.
 
-Native and RLE slices of 512 x 512, 1 mm apart, warm files; every run in a process of its own: wall seconds for choosing
-and building, and by how much the peak memory grew over what the process held before any slice.
+Slices of 512 x 512, native and compressed (by dcmtk), 1 mm apart, warm files; every run in a process of its own: wall
+seconds for choosing and building, and by how much the peak memory grew over what the process held before any slice.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from appliance.choosing import choose
 from appliance.imaging.early import EarlySlices
@@ -28,10 +29,16 @@ from bench.record import Record
 from core.extent import Extent
 
 SIZE, STUDY, SERIES = 512, "2.25.1", "2.25.2"
+SYNTAXES = {
+    "native": (),
+    "rle": ("dcmcrle",),
+    "jpeg_lossless": ("dcmcjpeg", "+e1"),
+    "jpeg_ls": ("dcmcjpls", "+el"),
+}
 
 
-def write_series(folder: Path, count: int, syntax: UID) -> None:
-    """A disc of noisy water in air, slice by slice."""
+def write_series(folder: Path, count: int, compress: Sequence[str]) -> None:
+    """A disc of noisy water in air, slice by slice; compress: the command that does it, none for native ones."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:SIZE, :SIZE]
     disc = np.where((y - SIZE / 2) ** 2 + (x - SIZE / 2) ** 2 < (SIZE / 3) ** 2, 1024, 24)
@@ -48,9 +55,10 @@ def write_series(folder: Path, count: int, syntax: UID) -> None:
         ds["PixelData"].VR = "OW"
         ds.file_meta = pydicom.dataset.FileMetaDataset()
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        if syntax == RLELossless:
-            ds.compress(RLELossless)
-        pydicom.dcmwrite(folder / f"{index:04}.dcm", ds, enforce_file_format=True)
+        path = folder / f"{index:04}.dcm"
+        pydicom.dcmwrite(path, ds, enforce_file_format=True)
+        if compress:
+            subprocess.run([*compress, str(path), str(path)], check=True)
 
 
 def read(folder: Path, ahead: bool) -> dict[str, float | str]:
@@ -91,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slices", type=int, default=300)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--syntax", choices=SYNTAXES, action="append", help="default: all")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--ahead", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
@@ -99,9 +108,9 @@ def main() -> None:
         return
     record = Record("early", f"{a.slices} slices of {SIZE} x {SIZE}, from the hand-over to the volume")
     record.keep("volume_mb", a.slices * SIZE * SIZE * 2 / 1e6)
-    for name, syntax in (("native", ExplicitVRLittleEndian), ("rle", RLELossless)):
+    for name in a.syntax or SYNTAXES:
         with tempfile.TemporaryDirectory() as folder:
-            write_series(Path(folder), a.slices, syntax)
+            write_series(Path(folder), a.slices, SYNTAXES[name])
             runs = [(ahead, in_a_process(folder, ahead)) for _ in range(a.runs) for ahead in (False, True)]
         assert len({run["sha256"] for _, run in runs}) == 1, "the volumes differ"
         for ahead, called in ((False, "without"), (True, "read ahead")):

@@ -23,6 +23,8 @@ from appliance.ports import StoredInstance
 log = logging.getLogger(__name__)
 
 _READ_EARLY = NATIVE | COMPRESSED
+_LARGEST_SLICE = 32 << 20
+"""4096 x 4096. Of a volume with larger ones the limit is asked first, before a decoder makes room for one."""
 _HEADER_BYTES = 4096
 """What a header takes in memory, generously."""
 _VALUE_BYTES = np.dtype(np.int16).itemsize
@@ -61,7 +63,7 @@ class EarlySlices:
         try:
             (header,) = self._headers[instance] = read_headers(instance.extent)
             size = header.rows * header.columns * _VALUE_BYTES
-            if header.transfer_syntax in _READ_EARLY and may_be_slice(header) and size <= self._room:
+            if header.transfer_syntax in _READ_EARLY and may_be_slice(header) and size <= self._most_now:
                 hu = self._slices[header] = _in_pages_of_its_own(SliceDecoder()(header))
                 self._slice_bytes += hu.nbytes
         except Exception as error:  # the edge: nothing of this may keep a study from being read
@@ -99,6 +101,10 @@ class EarlySlices:
         self._study_uid = ""
         self._headers.clear()
         self._keep_slices(set())
+
+    @property
+    def _most_now(self) -> int:
+        return min(_LARGEST_SLICE, self._room)
 
     @property
     def _room(self) -> int:

@@ -141,9 +141,10 @@ def test_changed_content_under_the_same_uid_and_path_is_read_again(tmp_path: Pat
         {"Modality": "PT"},
         {"RescaleSlope": None},
         {"NumberOfFrames": 2},
+        {"Rows": 4097, "Columns": 4096, "PixelData": bytes(2 * 4097 * 4096)},
     ],
 )
-def test_what_can_be_no_slice_is_not_decoded_early(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_what_can_be_no_slice_or_is_too_large_is_not_decoded_early(tmp_path: Path, changes: dict[str, object]) -> None:
     assert filled(stored(tmp_path, [ct_slice(**changes)])).count == 0
 
 
