@@ -191,9 +191,10 @@ def store_command(data_set_type: bytes) -> bytes:
 def send_pdvs(assoc: Association, *fragments: tuple[int, bytes], context: int | None = None) -> None:
     """P-DATA-TF PDUs (PS3.8 9.3.5) with one (control header, fragment) each."""
     ct = next(cx.context_id for cx in assoc.accepted_contexts if cx.abstract_syntax == CTImageStorage)
+    connection = assoc.dul.socket.socket  # pynetdicom gives it up as soon as it sees that we were cut off
     for control, fragment in fragments:
         pdv = struct.pack(">LBB", len(fragment) + 2, context or ct, control) + fragment
-        assoc.dul.socket.socket.sendall(struct.pack(">BBL", 4, 0, len(pdv)) + pdv)
+        connection.sendall(struct.pack(">BBL", 4, 0, len(pdv)) + pdv)
 
 
 WHOLE_STORE = [(3, store_command(b"\1\0")), (2, encoded(ct_slice(SOPInstanceUID="1.2.3.45")))]
