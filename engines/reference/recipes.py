@@ -160,17 +160,17 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="abdomen", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(16, 48, 96, 160),
-            patch=(64, 64, 64), batch=2, iterations=12000, learning_rate=2e-3, cases=(150, 500, 6000),
+            patch=(64, 64, 64), batch=2, iterations=10000, learning_rate=2e-3, cases=(150, 500, 6000),
             cancers=(Cancer.PANCREAS, Cancer.LIVER, Cancer.STOMACH, Cancer.COLORECTUM),
         ),
         Recipe(
             name="chest", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(16, 48, 96, 160),
-            patch=(64, 64, 64), batch=2, iterations=8000, learning_rate=2e-3, cases=(300, 500, 4000),
+            patch=(64, 64, 64), batch=2, iterations=6000, learning_rate=2e-3, cases=(300, 500, 4000),
             cancers=(Cancer.OESOPHAGUS, Cancer.BREAST),
         ),
         Recipe(
             name="lung", stage="detect", window=AIRY, spacing_mm=SPACING_MM, features=(16, 32, 64, 96),
-            patch=(64, 64, 64), batch=2, iterations=6000, learning_rate=2e-3, cases=(300, 500, 3000),
+            patch=(64, 64, 64), batch=2, iterations=5000, learning_rate=2e-3, cases=(300, 500, 3000),
             cancers=(Cancer.LUNG,),
         ),
     )
@@ -193,7 +193,7 @@ class CharacteriserRecipe:
     features: tuple[int, ...] = (16, 32, 64, 96)
     block: Index = (48, 48, 48)
     batch: int = 12
-    iterations: int = 3000
+    iterations: int = 1500
     learning_rate: float = 2e-3
 
 
@@ -208,7 +208,7 @@ CHARACTERISERS: dict[str, CharacteriserRecipe] = {
     for recipe in (
         CharacteriserRecipe(
             name="soft_malignancy", question="malignancy", cancers=_SOFT_CANCERS, window=SOFT,
-            labels=("benign", *(c.value for c in _SOFT_CANCERS)), features=(16, 32, 64, 128), iterations=6000,
+            labels=("benign", *(c.value for c in _SOFT_CANCERS)), features=(16, 32, 64, 128), iterations=2500,
         ),
         CharacteriserRecipe(
             name="lung_malignancy", question="malignancy", cancers=(Cancer.LUNG,), window=AIRY,
@@ -216,11 +216,11 @@ CHARACTERISERS: dict[str, CharacteriserRecipe] = {
         ),
         CharacteriserRecipe(
             name="pancreas_subtype", question="subtype", cancers=(Cancer.PANCREAS,), window=SOFT,
-            labels=_subtypes(Cancer.PANCREAS), iterations=1500,
+            labels=_subtypes(Cancer.PANCREAS), iterations=600,
         ),
         CharacteriserRecipe(
             name="liver_subtype", question="subtype", cancers=(Cancer.LIVER,), window=SOFT,
-            labels=_subtypes(Cancer.LIVER), iterations=1500,
+            labels=_subtypes(Cancer.LIVER), iterations=600,
         ),
     )
 }  # fmt: skip

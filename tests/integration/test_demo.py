@@ -42,7 +42,6 @@ def test_a_study_of_ones_own_runs_the_whole_way_and_everything_ends(hospital: Ho
     for words in (
         "pancreas",
         "colorectum",
-        "no model in bundle",
         "never for clinical use",
         "Registry  http://127.0.0.1",
     ):

@@ -30,9 +30,8 @@ def test_every_cancer_has_its_answer_on_the_box_and_in_the_registry(hospital: Ho
     view = hospital.settled(answered)
     assert [answer["cancer"] for answer in view["answers"]] == [cancer.value for cancer in Cancer]
     verdicts = {answer["cancer"]: answer["verdict"] for answer in view["answers"]}
-    assert {verdicts["lung"], verdicts["liver"]} <= {"negative", "positive", "indeterminate"}
     reasons = {a["cancer"]: a["reason"] for a in view["answers"] if a["verdict"] == "not_analysed"}
-    assert reasons == dict.fromkeys(("pancreas", "oesophagus", "breast", "stomach", "colorectum"), "no model in bundle")
+    assert reasons == {}, "a whole torso of a woman, and a bundle that looks for all seven"
     [result] = hospital.results(answered)
     assert {c: a["verdict"] for c, a in result["answers"].items()} == verdicts
 

