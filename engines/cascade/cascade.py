@@ -209,7 +209,7 @@ class Cascade:
             lesions, mask = to_source(
                 shown, probability, model.extraction.probability, region, scan.volume.geometry, scan.orientation, watch
             )
-        return replace(answer, lesions=lesions), mask
+        return replace(answer, lesions=lesions), mask if lesions else None
 
     def _detection(self, network_id: str, scan: _Scan, found: FoundOrgan, organ: Organ) -> Detection:
         """What a network says of an organ, run once for all cancers that it looks for there."""

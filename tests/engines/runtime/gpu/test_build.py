@@ -137,17 +137,19 @@ def test_agreement_with_one_bundle_is_none_with_another(gpu: SimulatedDevice, bu
 
 
 def test_profiles_take_a_tile_exactly_and_a_whole_scan_up_to_the_largest() -> None:
-    localiser, lung, _ = open_bundle(REFERENCE).manifest.networks
-    assert profile_of(lung) == Profile.exact((64, 64, 64))
-    assert profile_of(localiser) == Profile((16, 16, 16), (96, 80, 80), (336, 128, 128))
+    manifest = open_bundle(REFERENCE).manifest
+    localiser = manifest.network("localiser")
+    assert profile_of(manifest.network("lung")) == Profile.exact((64, 64, 64))
+    assert profile_of(manifest.network("lung_malignancy")) == Profile.exact((48, 48, 48))
+    assert profile_of(localiser) == Profile((32, 32, 32), (128, 128, 128), (512, 192, 192))
     turned = Network.model_validate({**localiser.model_dump(), "axes": "LAS", "spacing_mm": (3, 6, 6)})
-    assert profile_of(turned) == Profile((16, 16, 16), (144, 80, 96), (240, 128, 336))
+    assert profile_of(turned) == Profile((32, 32, 32), (160, 96, 96), (256, 128, 352))
 
 
-@pytest.mark.parametrize("scan", [(16, 16, 16), (200, 117, 117), (336, 128, 128)])
+@pytest.mark.parametrize("scan", [(16, 16, 16), (300, 175, 175), (500, 192, 192)])
 def test_the_localisers_profile_covers_every_scan_up_to_head_to_feet(scan: tuple[int, int, int]) -> None:
     localiser = open_bundle(REFERENCE).manifest.networks[0]
-    padded = tuple(-(-n // 16) * 16 for n in scan)
+    padded = tuple(-(-n // 32) * 32 for n in scan)
     assert profile_of(localiser).covers((padded[0], padded[1], padded[2]))
 
 

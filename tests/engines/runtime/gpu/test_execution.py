@@ -111,7 +111,7 @@ def test_int8_gives_what_onnx_runtime_gives_of_the_same_file(gpu: CudaDevice, tm
 
 
 def test_a_pass_by_tensorrt_gives_what_a_pass_on_the_host_gives(gpu: CudaDevice, tmp_path: Path) -> None:
-    spec = SHIPPED.manifest.network("lung_lesion")
+    spec = SHIPPED.manifest.network("lung")
     content = SHIPPED.path(spec.files[0]).read_bytes()
     runtime, loaded = planned(gpu, tmp_path, content, profile_of(spec), tf32=False)
     x = phantom_like((150, 100, 70))[0]

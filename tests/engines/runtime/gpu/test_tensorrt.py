@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 TARGET = "SM86"  # Ampere, as Orin (SM87) is
-WORKSPACE = 1 << 30
+WORKSPACE = 2 << 30  # half of what a build has by default; the localiser of a scan from head to feet takes 1.03 GiB
 SHIPPED = open_bundle(REFERENCE)
 TILE = Profile.exact((16, 16, 16))
 
@@ -108,7 +108,9 @@ def test_explicit_symmetric_int8_is_read_and_built() -> None:
 @pytest.mark.parametrize("network_id", [network.id for network in SHIPPED.manifest.networks])
 def test_every_shipped_network_builds_when_it_is_quantised(network_id: str, half: bool) -> None:
     content, profile = shipped(network_id)
-    image = np.random.default_rng(0).normal(size=(1, 1, 32, 32, 32)).astype(np.float32)
+    spec = SHIPPED.manifest.network(network_id)
+    shape = (1, 2, *profile.best) if spec.mask else (1, 1, 32, 32, 32)
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     model = to_int8(read(content, network_id), [image], network_id)
     if half:
         model = to_fp16(model, network_id)
@@ -144,16 +146,16 @@ def test_a_file_that_is_no_network_of_ours_is_refused(content: bytes) -> None:
 
 
 def test_a_shape_that_the_network_can_not_take_is_refused_in_words() -> None:
-    content, _ = shipped("lung_lesion")
+    content, _ = shipped("lung")
     with pytest.raises(EngineError, match="dimensions must be equal"):
         tensorrt.build(content, Profile.exact((63, 64, 64)), workspace=WORKSPACE, target=TARGET)
     with pytest.raises(EngineError, match="does not take images"):
         tensorrt.build(content, Profile((64, 64, 64), (32, 64, 64), (64, 64, 64)), workspace=WORKSPACE, target=TARGET)
 
 
-@pytest.mark.parametrize("after", [1, 50, 150])
+@pytest.mark.parametrize("after", [1, 20, 50])
 def test_a_build_ends_when_it_is_told_to(after: int) -> None:
-    content, profile = shipped("lung_lesion")
+    content, profile = shipped("lung")
     left = after
 
     def step(phase: str, done: int, total: int) -> bool:
