@@ -182,7 +182,8 @@ def test_nothing_is_lost_by_kill_9(tmp_path: Path, folder: Path, after: AfterImp
     try:
         wait_for(lambda: any(s.instances == 40 for s in reader.studies()))
         wait_for(lambda: after is AfterImport.LEAVE or not lying(folder / "study"))
-        ((_, handover),) = wait_for(lambda: reader.handovers_after(0)[-1:])
+        # Killed when all had come and before it was handed over: then only quiet, a minute here, can complete it.
+        ((_, handover),) = wait_for(lambda: reader.handovers_after(0)[-1:], 90)
     finally:
         process.kill()
         process.wait()
