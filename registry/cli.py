@@ -39,6 +39,8 @@ All commands read one YAML file: `--config`, or the variable `ONESCAN_REGISTRY_C
 )
 _out = Console(width=None if sys.stdout.isatty() else 160)  # piped tables are read by people too
 _err = Console(stderr=True)
+_KEEP_ALIVE_S = 75
+"""Longer than proxies keep an idle connection to us (60 s, usually): one that we end first costs them a request."""
 
 ConfigOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer evaluates this on Python 3.10 as well
@@ -245,7 +247,7 @@ def serve(context: typer.Context) -> None:
     settings = _of(context)
     uvicorn.run(
         web_app(settings), host=settings.web.host, port=settings.web.port, log_config=None, server_header=False,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=5, timeout_keep_alive=_KEEP_ALIVE_S,
     )  # fmt: skip
 
 

@@ -93,8 +93,7 @@ def registry(operator: Operator) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_from_nothing_to_a_result_on_the_page(operator: Operator, registry: subprocess.Popen[bytes]) -> None:
-    base = f"http://127.0.0.1:{operator.web}"
-    with httpx.Client(base_url=base, trust_env=False) as pages:
+    with _pages(operator) as pages:
         wait_until(lambda: _healthy(pages), 60)
         token = operator.json("token", "--site", m.SITE, "--device", m.DEVICE)["token"]
         tls = enrol(operator, token)
@@ -116,7 +115,7 @@ def test_from_nothing_to_a_result_on_the_page(operator: Operator, registry: subp
 
 
 def test_a_role_that_dies_is_started_again(operator: Operator, registry: subprocess.Popen[bytes]) -> None:
-    with httpx.Client(base_url=f"http://127.0.0.1:{operator.web}", trust_env=False) as pages:
+    with _pages(operator) as pages:
         wait_until(lambda: _healthy(pages), 60)
         before = children(registry.pid)
         assert len(before) == 3
@@ -165,6 +164,12 @@ def enrol(operator: Operator, token: str) -> ssl.SSLContext:
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _pages(operator: Operator) -> httpx.Client:
+    """A client that makes a connection for each request: one kept between waits may end while it is asked again."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(base_url=f"http://127.0.0.1:{operator.web}", trust_env=False, limits=limits)
 
 
 def _healthy(pages: httpx.Client) -> bool:
