@@ -137,4 +137,4 @@ def test_orthanc_takes_the_same_series(orthanc: OrthancPacs, series: list[Path])
 
 def test_orthanc_asks_for_its_password(orthanc: OrthancPacs) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"http://{orthanc.host}:{orthanc.http_port}/system", timeout=10)
+        urllib.request.urlopen(f"http://{orthanc.host}:{orthanc.http_port}/system", timeout=60)

@@ -23,7 +23,7 @@ from tests.registry.device import Device
 Wait = Callable[[Callable[[], object]], None]
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Return when the condition holds; fail when it never does."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -86,7 +86,7 @@ class RegistryDouble:
         with self._lock:
             return sorted(key[3] for key in self.rows if key[2] == stream)
 
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Wait for something that this double or anybody else brings about."""
         deadline = time.monotonic() + timeout_s
         while not condition():

@@ -327,7 +327,7 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def _wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "what was awaited did not happen"

@@ -57,7 +57,7 @@ def reference(sop_class: str, sop_instance: str) -> Dataset:
 def asking(port: int, reports: Reports, calling: str = "SCANNER1", **options: Any) -> Iterator[Association]:
     """An association for storage commitment; what is reported on it goes to `reports`."""
     ae = AE(calling)
-    ae.acse_timeout = ae.dimse_timeout = 10
+    ae.acse_timeout = ae.dimse_timeout = 60
     for syntax in SYNTAXES:
         ae.add_requested_context(PUSH_MODEL, [syntax])
     handlers = [(evt.EVT_N_EVENT_REPORT, reports.take)]

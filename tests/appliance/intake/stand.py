@@ -130,7 +130,7 @@ def running(folder: Path, **changes: Any) -> Iterator[Stand]:
         stand.close()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """The condition's value once it is true; fails the test if it never is."""
     until = time.monotonic() + seconds
     while True:
@@ -153,7 +153,7 @@ def association(
 ) -> Iterator[Association]:
     """An association of a pynetdicom SCU that ends however the block leaves it."""
     ae = AE(calling)
-    ae.acse_timeout = 5
+    ae.acse_timeout = 30
     ae.dimse_timeout = 12  # pynetdicom's sender waits so long where an abort overtakes what it is about to send
     for sop_class in SOP_CLASSES:
         ae.add_requested_context(sop_class, [syntax])

@@ -94,7 +94,7 @@ def test_tls_1_1_is_refused(tmp_path: Path, authority: TestAuthority) -> None:
     script = ["openssl", "s_client", "-connect", "127.0.0.1:{port}", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]
     with running(tmp_path / "box", tls=context(authority, client_ca=False)) as stand:
         command = [part.format(port=stand.port) for part in script]
-        done = subprocess.run(command, input="", capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, input="", capture_output=True, text=True, timeout=60)
         assert done.returncode
         assert "Cipher is ECDHE" not in done.stdout
 

@@ -31,7 +31,7 @@ EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 
 @contextlib.contextmanager
 def raw(stand: Stand) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", stand.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", stand.port), timeout=60) as connection:
         yield connection
 
 

@@ -54,7 +54,7 @@ class Stepping:
 @contextlib.contextmanager
 def modality(port: int, calling: str = "SCANNER1") -> Iterator[Association]:
     ae = AE(calling)
-    ae.acse_timeout = ae.dimse_timeout = 10
+    ae.acse_timeout = ae.dimse_timeout = 60
     for syntax in SYNTAXES:
         ae.add_requested_context(PROCEDURE_STEP, [syntax])
     assoc = ae.associate("127.0.0.1", port, ae_title=AE_TITLE)

@@ -110,7 +110,7 @@ def test_no_instance_that_was_answered_with_success_is_lost_by_kill_9(tmp_path: 
 
 def test_connections_are_kept_and_chunks_are_taken(tmp_path: Path) -> None:
     with box(tmp_path) as stand:
-        client = http.client.HTTPConnection("127.0.0.1", port(stand), timeout=20)
+        client = http.client.HTTPConnection("127.0.0.1", port(stand), timeout=60)
         local = set()
         for index in range(3):
             body = multipart([part10(ct_slice(index=index))])
@@ -208,7 +208,7 @@ def test_without_room_the_client_is_told_when_to_come_again(tmp_path: Path) -> N
 )
 def test_other_requests_are_answered(tmp_path: Path, method: str, path: str, kind: str, status: int) -> None:
     with box(tmp_path) as stand:
-        client = http.client.HTTPConnection("127.0.0.1", port(stand), timeout=20)
+        client = http.client.HTTPConnection("127.0.0.1", port(stand), timeout=60)
         client.request(method, path, b"" if method == "POST" else None, {"Content-Type": kind} if kind else {})
         response = client.getresponse()
         assert (response.status, response.getheader("Connection")) == (status, "close")
@@ -229,7 +229,7 @@ def test_over_tls_with_certificates_of_the_sites_authority(tmp_path: Path) -> No
     with box(tmp_path / "box", tls=server_context(certificate, key, authority.certificate)) as stand:
 
         def over_tls(context: ssl.SSLContext) -> int:
-            client = http.client.HTTPSConnection("127.0.0.1", port(stand), timeout=20, context=context)
+            client = http.client.HTTPSConnection("127.0.0.1", port(stand), timeout=60, context=context)
             try:
                 client.request("POST", "/studies", body, {"Content-Type": TYPE})
                 return client.getresponse().status

@@ -60,7 +60,7 @@ def port(stand: Stand) -> int:
 
 def connect(stand: Stand) -> socket.socket:
     """A raw connection."""
-    return socket.create_connection(("127.0.0.1", port(stand)), timeout=20)
+    return socket.create_connection(("127.0.0.1", port(stand)), timeout=60)
 
 
 def said(connection: socket.socket) -> tuple[int, dict[str, str], dict[str, Any]]:
@@ -75,7 +75,7 @@ def post(
     box: Stand | int, body: bytes | Iterable[bytes], path: str = "/studies", kind: str = TYPE, **headers: str
 ) -> tuple[int, dict[str, str], dict[str, Any]]:
     """One request on a connection of its own; an iterable is sent in chunks. box: or its port."""
-    client = http.client.HTTPConnection("127.0.0.1", box if isinstance(box, int) else port(box), timeout=20)
+    client = http.client.HTTPConnection("127.0.0.1", box if isinstance(box, int) else port(box), timeout=60)
     try:
         client.request("POST", path, body, {"Content-Type": kind, **headers})
         response = client.getresponse()

@@ -57,7 +57,7 @@ def opened(
 @contextlib.contextmanager
 def visit(port: int) -> Iterator[bytes]:
     """What a connection is told: b"in", or nothing where it is closed."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         try:
             yield connection.recv(2)
         except ConnectionResetError:
@@ -138,7 +138,7 @@ def test_after_close_nobody_is_let_in_and_who_is_inside_stays() -> None:
             assert not gate.alive
             assert len(gate.inside()) == 1
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", gate.ports[0]), timeout=10)
+                socket.create_connection(("127.0.0.1", gate.ports[0]), timeout=60)
         wait_for(lambda: not gate.inside())
 
 
