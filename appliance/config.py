@@ -221,6 +221,9 @@ class ReconciliationConfig(_Section):
     look_back_days: int = Field(7, ge=1, le=90, description="days of studies that are asked for at most")
     studies_an_hour: float = Field(12.0, gt=0, le=3600, description="studies fetched in an hour at most")
     tries: int = Field(5, ge=1, description="attempts at one study before it waits for the next night")
+    reviewed_by: tuple[Literal["report", "document", "key-objects", "presentation-state"], ...] = Field(
+        (), description="objects in a source, not ours, that show that a person reviewed their study; none: unknown"
+    )
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> ReconciliationConfig:

@@ -17,17 +17,26 @@ _MARGIN = dt.timedelta(days=8)  # a study may come days after it was performed
 
 
 class Days:
-    """Reads on every call; keeps nothing. sources: names of those that are configured."""
+    """Reads on every call; keeps nothing. sources: names of those that are configured. reviews: whether they are asked
+    for reviews."""
 
-    def __init__(self, found: ReconciliationList, intake: IntakeReader, clock: Clock, sources: Sequence[str]) -> None:
+    def __init__(
+        self,
+        found: ReconciliationList,
+        intake: IntakeReader,
+        clock: Clock,
+        sources: Sequence[str],
+        reviews: bool = False,
+    ) -> None:
         self._list, self._intake, self._clock, self._sources = found, intake, clock, tuple(sources)
+        self._reviews = reviews
 
     def counts(self, days: int = 7) -> list[DayBody]:
         """The last days, newest first: for pages, and for the registry."""
         now = self._clock.now().astimezone()
         since = now - dt.timedelta(days=days) - _MARGIN
         received = {uid: _local_day(at) for uid, at in self._intake.received_since(since).items()}
-        rows = self._list.studies_since(since)
+        rows, asked = self._list.studies_since(since), self._asked()
         received.update({row["study_uid"]: _local_day(from_iso(row["received_at"])) for row in rows})
         studies = Studies(
             performed=self._list.performed_days(since.date()),
@@ -35,7 +44,8 @@ class Days:
             analysed=[row["study_uid"] for row in rows if row["analysed"]],
             delivered=[row["study_uid"] for row in rows if row["delivered"]],
             missing=[row["study_uid"] for row in self.missed(days) if row["state"] == "wanted"],
-            asked=self._asked(),
+            reviewed=self._list.reviewed_studies() if self._reviews and asked is not None else None,
+            asked=asked,
         )
         return count_days(studies, now.date(), days)
 

@@ -26,7 +26,8 @@ def days(config: ApplianceConfig, missed: ReconciliationList) -> Days:
     from appliance.days import Days
 
     intake = IntakeReader(config.intake_db, config.spool)
-    return Days(missed, intake, SystemClock(), config.reconciliation.names)
+    asked = config.reconciliation
+    return Days(missed, intake, SystemClock(), asked.names, reviews=bool(asked.reviewed_by))
 
 
 def overview(config: ApplianceConfig) -> JournalOverview:

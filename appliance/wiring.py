@@ -119,6 +119,7 @@ def reconciler(
 ) -> Reconciler:
     """Asks the configured sources for what was performed."""
     from appliance.reconciliation.reconciler import Reconciler
+    from appliance.reconciliation.reviewer import Reviewer
     from appliance.reconciliation.schedule import Rules
 
     settings = config.reconciliation
@@ -139,7 +140,16 @@ def reconciler(
         tries=settings.tries,
     )
     intake = IntakeReader(config.intake_db, config.spool)
-    return Reconciler(sources, missed, rules, clock, holds=intake.held, arriving=intake.arriving, stopping=stopping)
+    return Reconciler(
+        sources,
+        missed,
+        rules,
+        clock,
+        holds=intake.held,
+        arriving=intake.arriving,
+        stopping=stopping,
+        reviewer=Reviewer(missed, settings.reviewed_by),
+    )
 
 
 def source(config: ApplianceConfig, told: SourceConfig | WebSourceConfig) -> Source:

@@ -28,6 +28,7 @@ from appliance.reconciliation.comparison import (
     suspect,
     wanted_series,
 )
+from appliance.reconciliation.reviewer import Archive, Reviewer
 from appliance.reconciliation.schedule import Asked, Rules
 from appliance.reconciliation.source import Moved
 from core.errors import DeliveryError
@@ -40,10 +41,8 @@ _GRACE_S = 10.0
 _ARRIVING_S = 30.0
 
 
-class Source(Protocol):
+class Source(Archive, Protocol):
     """What answers; `source.DicomSource` is the real one. DeliveryError where there is no answer."""
-
-    name: str
 
     def studies(self, first: dt.date, last: dt.date) -> Sequence[Performed]:
         """CT studies of these days."""
@@ -108,7 +107,7 @@ class MissedList(Protocol):
 
 class Reconciler:
     """`step` again and again, on a thread of its own. holds: what the ledger has of these studies. arriving: whether
-    slices came since a moment. stopping: ends a wait."""
+    slices came since a moment. stopping: ends a wait. reviewer: looks for reviews of what a source told of."""
 
     def __init__(
         self,
@@ -120,11 +119,13 @@ class Reconciler:
         arriving: Callable[[dt.datetime], bool],
         local: Callable[[dt.datetime], dt.datetime] = lambda now: now.astimezone(),
         stopping: threading.Event | None = None,
+        reviewer: Reviewer | None = None,
     ) -> None:
         self._sources = {source.name: source for source in sources}
         self._list, self._rules, self._clock = missed, rules, clock
         self._holds, self._arriving, self._local = holds, arriving, local
         self._stopping = stopping or threading.Event()
+        self._reviewer = reviewer
         self._started = clock.now()
         before = missed.alive_at()
         self._away = self._started - before if before is not None else None
@@ -142,6 +143,8 @@ class Reconciler:
             if why is not None:
                 self._ask(source, asked, why)
         self._fetch_one()
+        if self._reviewer is not None:
+            self._reviewer.step(now)
         return LOOK_S
 
     def _ask(self, source: Source, asked: Asked, why: str) -> None:
@@ -158,6 +161,8 @@ class Reconciler:
             log.warning("a source did not say what was performed: %s; %s", error, error.remedy())
             return
         self._list.answered(source.name, now, why, performed, missed)
+        if self._reviewer is not None:
+            self._reviewer.begin(source, self._local(now - self._rules.look_back).date())
         log.info(
             "asked a source for what was performed",
             extra={"source": source.name, "why": why, "performed": len(performed), "missed": len(missed)},

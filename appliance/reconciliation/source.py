@@ -17,6 +17,7 @@ from pynetdicom.presentation import build_context
 
 from appliance.association import Peer, Timeouts, association
 from appliance.reconciliation.comparison import Performed, PerformedSeries
+from appliance.reconciliation.reviews import MODALITIES, Document
 from core.errors import DeliveryError
 
 MODELS = {  # query/retrieve information models: find, move (PS3.4 C.6)
@@ -98,6 +99,23 @@ class DicomSource:
                 modality = str(answer.get("Modality") or "") or None
                 found[uid] = PerformedSeries(uid, modality, count_of(answer.get("NumberOfSeriesRelatedInstances")))
         return list(found.values())
+
+    def documents(self, study_uid: str) -> list[Document]:
+        """What it holds of a study that may be a reviewer's."""
+        found = []
+        for series in self.series(study_uid):
+            if series.modality not in MODALITIES:
+                continue
+            wanted = Dataset()
+            wanted.QueryRetrieveLevel = "IMAGE"
+            wanted.StudyInstanceUID = study_uid
+            wanted.SeriesInstanceUID = series.series_uid
+            wanted.SOPInstanceUID = ""
+            wanted.SOPClassUID = ""
+            for answer in self._ask(wanted):
+                instance, kind = (str(answer.get(word) or "") for word in ("SOPInstanceUID", "SOPClassUID"))
+                found.append(Document(instance, kind, series.modality))
+        return found
 
     def fetch(self, study_uid: str, series_uid: str = "") -> Moved:
         """Make the source push a study, or one series of it, to our receiver; returns when it says that it is done."""

@@ -22,12 +22,13 @@ from pynetdicom.presentation import build_context
 
 from appliance.association import Peer, Timeouts, association
 from appliance.reconciliation.comparison import Performed, PerformedSeries
+from appliance.reconciliation.reviews import MODALITIES, Document
 from appliance.reconciliation.source import Moved, count_of, date_of
 from core.errors import DeliveryError
 
 _STUDY_DATE, _MODALITIES, _STUDY_UID = "00080020", "00080061", "0020000D"
 _MODALITY, _SERIES_UID, _IN_STUDY, _IN_SERIES = "00080060", "0020000E", "00201208", "00201209"
-_INSTANCE_UID = "00080018"
+_INSTANCE_UID, _CLASS_UID = "00080018", "00080016"
 _PAGE, _MOST_ANSWERS = 500, 10_000
 _LONGEST_ANSWER = 64 << 20
 _LONGEST_INSTANCE = 2 << 30
@@ -102,6 +103,17 @@ class WebSource:
             for uid, one in found.items()
         ]
 
+    def documents(self, study_uid: str) -> list[Document]:
+        """What it holds of a study that may be a reviewer's."""
+        return [
+            Document(_text(one, _INSTANCE_UID), _text(one, _CLASS_UID), series.modality)
+            for series in self.series(study_uid)
+            if series.modality in MODALITIES
+            for one in self._ask(
+                f"{_series_path(study_uid, series.series_uid)}/instances", {"includefield": _CLASS_UID}
+            )
+        ]
+
     def fetch(self, study_uid: str, series_uid: str = "") -> Moved:
         """Bring the CT series of a study, or one series, to our receiver, on one association."""
         series = (
@@ -114,7 +126,7 @@ class WebSource:
             ours.peer, ours.peer.ae_title, contexts, _TO_OURSELVES, who="our own receiver", remedy=_SEE_RECEIVER
         ) as opened:
             for uid in series:
-                folder = f"studies/{_safe(study_uid)}/series/{_safe(uid)}/instances"
+                folder = f"{_series_path(study_uid, uid)}/instances"
                 for instance in {_text(one, _INSTANCE_UID): None for one in self._ask(folder, {})}:
                     if instance and self._bring(opened, f"{folder}/{_safe(instance)}"):
                         done += 1
@@ -181,6 +193,10 @@ def part_of(content_type: str, content: bytes) -> bytes:
     if mark not in content or head < 0 or end < head + 4:
         raise DeliveryError("a multipart answer is cut short", remedy=_REMEDY)
     return content[head + 4 : end]
+
+
+def _series_path(study_uid: str, series_uid: str) -> str:
+    return f"studies/{_safe(study_uid)}/series/{_safe(series_uid)}"
 
 
 def _safe(uid: str) -> str:

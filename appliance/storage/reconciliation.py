@@ -1,6 +1,6 @@
 """The courier's list of what was performed and what was missed, in tables of its own in `journal.db`.
 
-Implements `appliance.reconciliation.reconciler.MissedList`. SQL stands in `reconciliation.sql`.
+Implements `MissedList` and `ReviewedList` of `appliance.reconciliation`. SQL stands in `reconciliation.sql`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ class ReconciliationList:
         """path: `journal.db`, which is there."""
         self._database = Database(path, None, queries="reconciliation.sql")
         with self._database.transaction():
-            for name in ("create_performed", "create_missed", "create_ask", "create_meta"):
-                self._database.run(name)
+            for table in ("performed", "missed", "ask", "meta", "reviewed"):
+                self._database.run(f"create_{table}")
 
     def close(self) -> None:
         """Close the connection; what was committed stays."""
@@ -76,6 +76,7 @@ class ReconciliationList:
             self._run("prune_performed", before=_day(at - _KEPT))
             self._run("prune_missed", before=_day(at - _KEPT))
             self._run("prune_asks", before=iso(at - _KEPT))
+            self._run("prune_reviewed", before=iso(at - _KEPT))
 
     def unanswered(self, source: str, at: dt.datetime, why: str, reason: str) -> None:
         """A source did not answer."""
@@ -109,7 +110,25 @@ class ReconciliationList:
         """It is not."""
         self._run("postpone_fetch", study_uid=study_uid, reason=reason, until=iso(until) if until else None)
 
+    # ---- reviews
+
+    def unreviewed(self, since: dt.date) -> list[str]:
+        """Studies that a source told of, that we delivered, and of which no review is known; newest first."""
+        return [row["study_uid"] for row in self._rows("unreviewed", since=since.isoformat())]
+
+    def ours(self, sop_instance_uids: Collection[str]) -> set[str]:
+        """Those of these objects that this box wrote."""
+        return {uid for uid in sop_instance_uids if self._rows("is_ours", sop_instance_uid=uid)}
+
+    def reviewed(self, study_uid: str, source: str, at: dt.datetime) -> None:
+        """Somebody reviewed it."""
+        self._run("add_reviewed", study_uid=study_uid, source=source, at=iso(at))
+
     # ---- showing
+
+    def reviewed_studies(self) -> set[str]:
+        """All that are known to be reviewed."""
+        return {row["study_uid"] for row in self._rows("all_reviewed")}
 
     def performed_days(self, since: dt.date) -> dict[str, dt.date]:
         """The day of every study that a source told of, from `since` on, by its UID."""

@@ -33,6 +33,13 @@ CREATE TABLE IF NOT EXISTS ask (
 -- name: create_meta
 CREATE TABLE IF NOT EXISTS reconciliation_meta (key TEXT PRIMARY KEY, at TEXT NOT NULL) STRICT, WITHOUT ROWID;
 
+-- name: create_reviewed
+CREATE TABLE IF NOT EXISTS reviewed (
+    study_uid TEXT PRIMARY KEY,
+    source    TEXT NOT NULL,
+    at        TEXT NOT NULL              -- when we saw it
+) STRICT, WITHOUT ROWID;
+
 -- name: get_moment
 SELECT at FROM reconciliation_meta WHERE key = :key
 -- name: put_moment
@@ -70,6 +77,20 @@ DELETE FROM performed WHERE day < :before
 DELETE FROM missed WHERE day < :before
 -- name: prune_asks
 DELETE FROM ask WHERE at < :before
+
+-- name: unreviewed
+SELECT study_uid FROM performed WHERE day >= :since
+    AND study_uid IN (SELECT study_uid FROM study WHERE delivered_at IS NOT NULL)
+    AND study_uid NOT IN (SELECT study_uid FROM reviewed)
+ORDER BY day DESC, study_uid
+-- name: is_ours
+SELECT 1 FROM object WHERE sop_instance_uid = :sop_instance_uid
+-- name: add_reviewed
+INSERT INTO reviewed VALUES (:study_uid, :source, :at) ON CONFLICT DO NOTHING
+-- name: prune_reviewed
+DELETE FROM reviewed WHERE at < :before
+-- name: all_reviewed
+SELECT study_uid FROM reviewed
 
 -- name: performed_days
 SELECT study_uid, day FROM performed WHERE day >= :since
