@@ -201,7 +201,9 @@ class Analyser:
         return found.instances
 
     def _commit(self, row: StudyRow, reading: Reading, failed: bool, seconds: float) -> None:
-        done = self._journal.commit_answers(row, reading.body, reading.answers, reading.objects, self._destinations)
+        done = self._journal.commit_answers(
+            row, reading.body, reading.answers, reading.objects, self._destinations, reading.read_in
+        )
         self._end_note(row.study_uid)
         if not done:
             log.info("study was superseded while it was read", extra={"study": row.pseudonym})

@@ -217,7 +217,7 @@ class JournalOverview:
 def _answer_view(row: dict[str, object]) -> AnswerView:
     """Silent answers are withheld; "not analysed" is always shown."""
     silent = row["mode"] == Mode.SILENT.value and row["verdict"] != Verdict.NOT_ANALYSED.value
-    score = row["score"]
+    score, series = row["score"], row["series_number"]
     return AnswerView(
         cancer=str(row["cancer"]),
         verdict="withheld" if silent else str(row["verdict"]),
@@ -226,4 +226,5 @@ def _answer_view(row: dict[str, object]) -> AnswerView:
         reason=str(row["reason"] or ""),
         lesions=0 if silent else len(json.loads(str(row["lesions"]))),
         detail=str(row["detail"]) if not silent and row["verdict"] == Verdict.INDETERMINATE.value else "",
+        series=series if isinstance(series, int) else None,
     )

@@ -94,12 +94,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Reading:
-    """Everything that one transaction commits."""
+    """Everything that one transaction commits. read_in: Series Number that an answer comes from, where several were read."""
 
     body: ResultBody
     answers: tuple[Answer, ...]
     objects: tuple[CommittedObject, ...]
     timings_s: Mapping[str, float]
+    read_in: Mapping[Cancer, int] = field(default_factory=dict)
 
 
 def read_study(desk: Desk, study: StudyRow, instances: Sequence[StoredInstance]) -> Reading:
@@ -109,7 +110,7 @@ def read_study(desk: Desk, study: StudyRow, instances: Sequence[StoredInstance])
     answers = for_this_site(merged(choice, parts), desk.modes)
     body = describe(desk, study, choice, parts, answers)
     objects = report(desk, study, parts, body, answers, instances)
-    return Reading(body, answers, objects, _timings(parts))
+    return Reading(body, answers, objects, _timings(parts), _series_numbers(parts))
 
 
 def read_without_analysis(desk: Desk, study: StudyRow, instances: Sequence[StoredInstance]) -> Reading:
@@ -222,6 +223,13 @@ def report(
 
 def _committed(item: ResultObject, state: Path) -> CommittedObject:
     return CommittedObject(item.kind, item.sop_class_uid, item.sop_instance_uid, str(item.path.relative_to(state)))
+
+
+def _series_numbers(parts: Sequence[Part]) -> dict[Cancer, int]:
+    """For a person at the scanner; empty where one series was read for all."""
+    read = [part.series for part in parts if part.shown is not None]
+    numbers = {cancer: series.headers[0].series_number for series in read for cancer in series.cancers}
+    return {cancer: number for cancer, number in numbers.items() if number is not None and len(read) > 1}
 
 
 def _timings(parts: Sequence[Part]) -> dict[str, float]:

@@ -15,6 +15,7 @@ class AnswerView:
     """One cancer's answer. verdict "withheld": computed in silent mode, shown to no clinician.
 
     detail: why an indeterminate answer is not a plain one, in the rules' words (nothing of a header is in them).
+    series: Series Number that it comes from, where several series were read.
     """
 
     cancer: str
@@ -24,6 +25,7 @@ class AnswerView:
     reason: str
     lesions: int
     detail: str = ""
+    series: int | None = None
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import datetime as dt
 import importlib.resources
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from sqlite3 import Row
+from types import MappingProxyType
 
 from appliance import study
 from appliance.clock import Stamp
@@ -22,7 +23,7 @@ from appliance.storage.messages import MessageQueue
 from appliance.storage.pacs_queue import PacsQueue
 from appliance.storage.shelf import Shelf
 from appliance.study import Event, State
-from core.finding import Answer
+from core.finding import Answer, Cancer
 from core.wire import EventBody, ResultBody
 
 SCHEMA_VERSION = 1
@@ -70,6 +71,7 @@ class Journal:
         """path: the database file. state: folder that object paths are relative to. stamp: the present moment."""
         schema = (importlib.resources.files(__package__) / "schema.sql").read_text()
         self._database = Database(path, schema, SCHEMA_VERSION)
+        self._database.run("create_answer_series")
         self._stamp = stamp
         self.messages = MessageQueue(self._database, device, stamp)
         self.pacs = PacsQueue(self._database, state)
@@ -152,8 +154,9 @@ class Journal:
         answers: Sequence[Answer],
         objects: Sequence[CommittedObject],
         destinations: Sequence[str],
+        read_in: Mapping[Cancer, int] = MappingProxyType({}),
     ) -> bool:
-        """Seven answers, their objects and all outbox rows, in one transaction.
+        """Seven answers, their objects and all outbox rows, in one transaction. read_in: Series Numbers, if any.
 
         False, and nothing written, if a newer hand-over superseded this study while it was analysed.
         """
@@ -165,6 +168,10 @@ class Journal:
             state = study.after(current.state, Event.ANSWERS_COMMITTED)
             for answer in answers:
                 self._database.run("add_answer", {"result_id": result_id, **_answer_row(answer)})
+            for cancer, number in read_in.items():
+                self._database.run(
+                    "add_answer_series", {"result_id": result_id, "cancer": cancer.value, "series_number": number}
+                )
             for item in objects:
                 self._add_object(result_id, item, destinations, body.answered_at)
             self._database.run(
@@ -242,7 +249,7 @@ class Journal:
         return [_study(row) for row in self._database.rows("recent_studies", {"limit": limit})]
 
     def answers(self, result_id: str) -> list[Row]:
-        """Answer rows of a result."""
+        """Answer rows of a result, each with the Series Number that it comes from, where several series were read."""
         return self._database.rows("answers", {"result_id": result_id})
 
     def objects(self, result_id: str) -> list[Row]:

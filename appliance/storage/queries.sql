@@ -62,8 +62,17 @@ SELECT handover_id FROM study WHERE state IN ('delivered', 'superseded')
 -- name: add_answer
 INSERT INTO answer (result_id, cancer, verdict, mode, score, reason, detail, lesions)
 VALUES (:result_id, :cancer, :verdict, :mode, :score, :reason, :detail, :lesions)
+-- name: create_answer_series
+-- Younger than version 1: a journal that lacks it gets it when it is opened.
+CREATE TABLE IF NOT EXISTS answer_series (
+    result_id TEXT NOT NULL, cancer TEXT NOT NULL, series_number INTEGER NOT NULL,
+    PRIMARY KEY (result_id, cancer)
+) STRICT, WITHOUT ROWID
+-- name: add_answer_series
+INSERT INTO answer_series (result_id, cancer, series_number) VALUES (:result_id, :cancer, :series_number)
 -- name: answers
-SELECT * FROM answer WHERE result_id = :result_id
+SELECT answer.*, answer_series.series_number FROM answer LEFT JOIN answer_series USING (result_id, cancer)
+WHERE result_id = :result_id
 -- name: add_object
 INSERT INTO object (result_id, sop_instance_uid, sop_class_uid, kind, path)
 VALUES (:result_id, :sop_instance_uid, :sop_class_uid, :kind, :path)

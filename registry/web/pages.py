@@ -114,6 +114,7 @@ def result(
     return _page(
         request, store, _fragment(request, "result"), result=found,
         lesions={a.cancer.value: a.lesions for a in body.answers},
+        series={a.cancer.value: a.series for a in body.answers if a.series},
         revisions=store.results(**where, study=found["study"], everything=True),
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from core import wire
-from core.finding import Verdict
+from core.finding import Cancer, Verdict
 from deploy.embedded.ports import free_port
 from registry import triage
 from registry.clock import utc_now
@@ -168,6 +168,18 @@ def test_one_result_shows_lesions_and_reasons(populated: Connection, address: st
     expect(lung).to_contain_text("0.934")
     expect(lung).to_contain_text("14 mm")
     expect(page.locator(".answers tbody tr", has_text="Breast")).to_contain_text("organ not covered")
+    expect(page.get_by_text("series")).to_have_count(0)  # one was read for all
+
+
+def test_one_result_shows_which_series_an_answer_comes_from(connection: Connection, address: str, page: Page) -> None:
+    read_in = {Cancer.LUNG: "ab" * 16, Cancer.LIVER: "cd" * 16}
+    given = [a.model_copy(update={"series": read_in.get(a.cancer)}) for a in m.answers(lung=POSITIVE, liver=UNCLEAR)]
+    send(connection, m.result(m.study(0xD4 << 120), answers=tuple(given)))
+    page.goto(f"{address}/results?study={m.study(0xD4 << 120)}")
+    page.locator("table.results a.mono").click()
+    expect(page.locator(".answers tbody tr", has_text="Lung")).to_contain_text("series abababab")
+    expect(page.locator(".answers tbody tr", has_text="Liver")).to_contain_text("series cdcdcdcd")
+    expect(page.locator(".answers tbody tr", has_text="Breast")).not_to_contain_text("series")
 
 
 def test_devices_are_shown_as_they_are(populated: Connection, address: str, page: Page) -> None:

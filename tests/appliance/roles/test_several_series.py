@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import re
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pydicom
 import pytest
 
+import appliance.console
 from appliance.choosing import SeriesRules, choose
+from appliance.console.overview import AnswerView, StudyView
 from appliance.pipeline import Desk, Reading, read_each, read_study
 from appliance.ports import StoredInstance
 from appliance.reporting import Model
 from appliance.storage.journal import StudyRow
 from appliance.study import State
+from core import pages
 from core.extent import Extent
 from core.finding import Answer, Cancer, Mode, Reason, Verdict, complete
 from core.requirement import Requirement, requirements
@@ -249,8 +254,27 @@ def test_one_series_for_all_gives_the_result_id_that_it_always_gave(
     series = NAMES.series(ABDOMEN)
     assert reading.body.result_id == result_id("ab" * 16, series, MODEL.digest, 1)
     assert '"series"' not in reading.body.model_dump_json(exclude_none=True)
+    assert reading.read_in == {}
     lung = next(answer for answer in reading.answers if answer.cancer is Cancer.LUNG)
     assert (lung.reason, lung.detail) == (Reason.TOO_THICK, "3 mm between slices, at most 1.5 mm")
+
+
+def test_the_page_says_the_number_of_the_series_that_each_answer_comes_from(
+    tmp_path: Path, instances: list[StoredInstance]
+) -> None:
+    reading = read(tmp_path, instances)
+    assert reading.read_in == {cancer: 3 if cancer is Cancer.LUNG else 5 for cancer in Cancer}
+    answers = [
+        AnswerView(a.cancer.value, a.verdict.value, a.mode.value, a.score, "", 0, series=reading.read_in[a.cancer])
+        for a in reading.answers
+    ]
+    view = StudyView("a", "ab" * 16, T0, 60, "answered", "", 1, answers, 0, False)
+    where = [Path(appliance.console.__file__).parent / "templates", pages.TEMPLATES]
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(where), autoescape=True)
+    templates.filters.update(ago=pages.ago, moment=pages.moment)
+    page = templates.get_template("study_parts.html").render(study=view, objects=[], steps=[])
+    shown = dict(re.findall(r"<tr><td>(\w+)</td>.*?>series (\d)<", page, re.DOTALL))
+    assert shown == {cancer.value: str(number) for cancer, number in reading.read_in.items()}
 
 
 @pytest.fixture

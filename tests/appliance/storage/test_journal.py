@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import sqlite3
 import uuid
 from pathlib import Path
 
@@ -70,6 +72,25 @@ def test_a_failed_commit_leaves_no_trace(journal: Journal) -> None:
     assert journal.study(row.handover_id).state is State.ANALYSING
     assert journal.messages.waiting() == 0
     assert journal.answers(str(result_body().result_id)) == []
+
+
+def test_an_answer_keeps_its_series_number_in_a_journal_of_an_older_release_too(
+    journal: Journal, tmp_path: Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.db")) as database:
+        database.execute("DROP TABLE answer_series")  # it is not in schema.sql of version 1
+    older = Journal(tmp_path / "journal.db", tmp_path, "box-1", stamp)
+    older.queue(1, handover(), "ab" * 16)
+    row = older.next()
+    assert row is not None
+    body = result_body(answered_at=T0, result_id=uuid.uuid4())
+    read_in = {Cancer.LUNG: 3, Cancer.LIVER: 5}
+    assert older.commit_answers(older.start(row, T0), body, complete({}, Reason.NO_MODEL), [], [], read_in)
+    older.close()
+    again = Journal(tmp_path / "journal.db", tmp_path, "box-1", stamp)
+    numbers = {row["cancer"]: row["series_number"] for row in again.answers(str(body.result_id))}
+    assert numbers == {cancer.value: read_in.get(cancer) for cancer in Cancer}
+    again.close()
 
 
 def test_delivered_means_pacs_and_registry_both_have_it(journal: Journal) -> None:
