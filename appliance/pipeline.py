@@ -94,7 +94,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Reading:
-    """Everything that one transaction commits. read_in: Series Number that an answer comes from, if several were read."""
+    """Everything that one transaction commits. read_in: Series Number of each answer, where several were read."""
 
     body: ResultBody
     answers: tuple[Answer, ...]
