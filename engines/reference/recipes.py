@@ -155,17 +155,17 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             name="localiser", stage="localise", window=Window(-400.0, 400.0, 0.0, 150.0), spacing_mm=COARSE_MM,
-            features=(16, 32, 64, 96, 128), patch=(96, 64, 96), batch=1, iterations=2000, learning_rate=2e-3,
+            features=(16, 32, 64, 96, 128), patch=(96, 64, 96), batch=1, iterations=5000, learning_rate=2e-3,
             cases=(150, 500, 2000),
         ),
         Recipe(
             name="abdomen", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(16, 48, 96, 160),
-            patch=(64, 64, 64), batch=2, iterations=10000, learning_rate=2e-3, cases=(150, 500, 6000),
+            patch=(64, 64, 64), batch=2, iterations=22000, learning_rate=2e-3, cases=(150, 500, 6000),
             cancers=(Cancer.PANCREAS, Cancer.LIVER, Cancer.STOMACH, Cancer.COLORECTUM),
         ),
         Recipe(
             name="chest", stage="detect", window=SOFT, spacing_mm=SPACING_MM, features=(16, 48, 96, 160),
-            patch=(64, 64, 64), batch=2, iterations=6000, learning_rate=2e-3, cases=(300, 500, 4000),
+            patch=(64, 64, 64), batch=2, iterations=10000, learning_rate=2e-3, cases=(300, 500, 4000),
             cancers=(Cancer.OESOPHAGUS, Cancer.BREAST),
         ),
         Recipe(
