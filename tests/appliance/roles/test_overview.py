@@ -11,13 +11,14 @@ from appliance.overview import _answer_view
 
 def row(**changes: Any) -> dict[str, object]:
     base = {"cancer": "lung", "verdict": "indeterminate", "mode": "research", "score": 0.7, "reason": None}
-    return {**base, "detail": "between the two thresholds", "lesions": "[1, 2]", **changes}
+    return {**base, "detail": "between the two thresholds", "lesions": "[1, 2]", "series_number": 3, **changes}
 
 
 def test_an_indeterminate_answer_says_why() -> None:
     view = _answer_view(row())
     assert (view.verdict, view.score, view.lesions) == ("indeterminate", 0.7, 2)
     assert view.detail == "between the two thresholds"
+    assert (view.series, _answer_view(row(series_number=None)).series) == (3, None)
 
 
 @pytest.mark.parametrize(
