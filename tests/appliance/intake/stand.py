@@ -117,8 +117,11 @@ class Stand:
 
 def objects(spool: Path) -> list[Extent]:
     """What lies in a spool; of a study in the order in which it came."""
-    segments = sorted(spool.glob("*.segment"))
-    return [Extent(path, record.offset, record.size) for path in segments for record in records(path)]
+    found: list[Extent] = []
+    for path in sorted(spool.glob("*.segment")):
+        with contextlib.suppress(FileNotFoundError):  # pruned since it was listed
+            found += [Extent(path, record.offset, record.size) for record in records(path)]
+    return found
 
 
 @contextlib.contextmanager
@@ -154,7 +157,7 @@ def association(
     """An association of a pynetdicom SCU that ends however the block leaves it."""
     ae = AE(calling)
     ae.acse_timeout = 30
-    ae.dimse_timeout = 12  # pynetdicom's sender waits so long where an abort overtakes what it is about to send
+    ae.dimse_timeout = 60  # pynetdicom's sender waits so long where an abort overtakes what it is about to send
     for sop_class in SOP_CLASSES:
         ae.add_requested_context(sop_class, [syntax])
     refusals: list[A_ASSOCIATE_RJ] = []
