@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,11 +66,44 @@ def association(
     )
     if not made.is_established:
         raise DeliveryError(f"{who}: {_why_not(made)}" if who else _why_not(made), remedy=remedy)
+    keep_responses(made)
     try:
         yield made
     finally:
         if made.is_established:
             made.release()
+
+
+def keep_responses(made: Any) -> None:
+    """Right after `AE.associate`: keep an association's own thread off the responses that its `send_*` wait for.
+
+    pynetdicom 3.0.4 stops that thread by an event and a flag, and the flag still says "stopped" for a moment after it
+    went on. A request that is sent in that moment may lose its response to it: seen once in some 2,000 C-STOREs of a
+    busy machine, after a minute's wait for what had come at once; a C-FIND would miss a study.
+    """
+    gate = made._reactor_checkpoint = _Gate()
+    take = made.dimse.get_msg
+
+    def take_in_turn(block: bool = False) -> Any:
+        if block:  # a `send_*`, which has shut the gate
+            return take(block=True)
+        with gate.turn:
+            return take(block=False) if gate.is_set() else (None, None)
+
+    made.dimse.get_msg = take_in_turn
+
+
+class _Gate(threading.Event):
+    """Open at first. Once `clear` has returned, nobody who looked before still acts on what was seen under `turn`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = threading.Lock()
+        self.set()
+
+    def clear(self) -> None:
+        with self.turn:
+            super().clear()
 
 
 def _why_not(made: Any) -> str:

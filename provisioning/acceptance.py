@@ -25,6 +25,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from pynetdicom import AE
 
+from appliance.association import keep_responses
 from appliance.config import ApplianceConfig
 from appliance.identity import keys
 from appliance.identity.keys import IdentityFolder
@@ -95,6 +96,7 @@ def _echo(name: str, host: str, port: int, calling: str, called: str, remedy: st
     if not association.is_established:
         why = "refused the association" if association.is_rejected else "does not answer"
         return Check(name, "fail", f"{where} {why} (we are {calling})", remedy)
+    keep_responses(association)
     try:
         status = association.send_c_echo()
     finally:

@@ -15,6 +15,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 
+from appliance.association import keep_responses
 from deploy.embedded import OrthancPacs, StoragePacs
 
 
@@ -85,6 +86,7 @@ def _send_as_is(pacs: StoragePacs, path: Path) -> int:
     ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     association = ae.associate(pacs.host, pacs.port, ae_title="PACS")
     assert association.is_established
+    keep_responses(association)
     status = association.send_c_store(path)
     association.release()
     return int(status.Status)

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
+from appliance.association import keep_responses
 from appliance.intake.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from tests.appliance.intake.stand import AE_TITLE, wait_for
 
@@ -63,6 +64,7 @@ def asking(port: int, reports: Reports, calling: str = "SCANNER1", **options: An
     handlers = [(evt.EVT_N_EVENT_REPORT, reports.take)]
     assoc = ae.associate("127.0.0.1", port, ae_title=AE_TITLE, evt_handlers=handlers, **options)
     assert assoc.is_established
+    keep_responses(assoc)
     try:
         yield assoc
     finally:

@@ -17,6 +17,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 
+from appliance.association import keep_responses
 from appliance.intake.receiver import SOP_CLASSES
 from appliance.intake.role import ReceiverRole
 from appliance.intake.segments import records
@@ -168,6 +169,7 @@ def association(
     assoc = ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=[note])
     if refusals:  # one that comes at once pynetdicom 3.0.4 may take for a failure to connect
         assoc.is_rejected, assoc.acceptor.primitive = True, refusals[0].to_primitive()
+    keep_responses(assoc)
     try:
         yield assoc
     finally:

@@ -18,6 +18,7 @@ from pydicom.uid import MRImageStorage
 from pynetdicom import AE
 from pynetdicom.association import Association
 
+from appliance.association import keep_responses
 from appliance.intake.control import RequestRefused, Status, decode
 from appliance.intake.control_services import StepService
 from appliance.intake.procedure_step import PROCEDURE_STEP, TABLE, Operation, StepState, after, read_change
@@ -59,6 +60,7 @@ def modality(port: int, calling: str = "SCANNER1") -> Iterator[Association]:
         ae.add_requested_context(PROCEDURE_STEP, [syntax])
     assoc = ae.associate("127.0.0.1", port, ae_title=AE_TITLE)
     assert assoc.is_established
+    keep_responses(assoc)
     try:
         yield assoc
     finally:

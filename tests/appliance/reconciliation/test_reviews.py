@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 
+from appliance.association import keep_responses
 from appliance.clock import SystemClock
 from appliance.config import ReconciliationConfig
 from appliance.days import Days
@@ -92,6 +93,7 @@ def leave(pacs: OrthancPacs, folder: Path, objects: Sequence[Dataset]) -> None:
     for sop_class in {ds.SOPClassUID for ds in objects}:
         ae.add_requested_context(sop_class, [ExplicitVRLittleEndian])
     assoc = ae.associate("127.0.0.1", pacs.port, ae_title=pacs.ae_title)
+    keep_responses(assoc)
     assert [send(assoc, folder, part10(ds)).Status for ds in objects] == [0] * len(objects)
     assoc.release()
 
