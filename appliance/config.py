@@ -125,6 +125,12 @@ class ReceiverConfig(_Section):
         description="s without a new slice after which a study counts as complete; none: learned for each scanner",
     )
     min_free_bytes: int = Field(2 << 30, ge=0, description="bytes of free disk below which stores are refused (A700)")
+    reserve_bytes: int = Field(
+        512 << 20,
+        ge=0,
+        description="bytes of the spool that are written, with zeros, before anybody sends (at most an eighth of the "
+        "free disk), so that what comes is synced sooner; the disk writes every byte twice then. 0: none",
+    )
     addresses: tuple[IPvAnyNetwork, ...] = Field((), description="addresses or networks that may connect; empty: any")
     tls: ReceiverTlsConfig | None = Field(None, description="DICOM over TLS beside plain DICOM; none: not listened for")
     max_associations: int = Field(20, ge=1, le=200, description="associations served at the same time")

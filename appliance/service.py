@@ -90,6 +90,7 @@ def run_receiver(config: ApplianceConfig) -> None:
             ledger=ledger,
             quiet_seconds=settings.quiet_seconds,
             min_free_bytes=settings.min_free_bytes,
+            reserve_bytes=settings.reserve_bytes,
             clock=SystemClock(),
             doorbell=process.bells,
             pseudonym=pseudonyms(config).study,

@@ -42,6 +42,8 @@ PDU = ["--max-pdu", "131072"]
 PEERS = ("storescp", "orthanc", "pynetdicom", "copy")
 ASSOCIATIONS = (1, 2, 4, 8)
 PACKED_SLICES = 120
+ENOUGH = 320 << 20
+"""Of the reserve, where it is asked for: a push of 600 slices."""
 Figures = dict[str, list[float]]
 
 
@@ -85,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--slices", type=int, default=600)
+    parser.add_argument("--reserve", type=int, default=512, help="MiB that the box writes ahead while nobody sends")
     a = parser.parse_args()
     goals = {"receive_vs_storescp": Goal(1.0), "receive_cpu_vs_storescp": Goal(1.5)}
     record = Record("receive", f"A push of {a.slices} slices, 512×512, {a.runs} rounds", goals=goals)
@@ -94,7 +97,8 @@ def main() -> None:
         task = progress.add_task("bench-receive", total=a.runs * (len(PEERS) - 1 + len(WAYS)))
         own = self_signed(folder)
         tls = {"port": 0, "certificate": str(own.certificate), "key": str(own.key)}
-        with OneScan(folder / "stack", Site(quiet_seconds=10.0, receiver={"tls": tls})) as stack:
+        receiver = {"tls": tls, "reserve_bytes": a.reserve << 20}
+        with OneScan(folder / "stack", Site(quiet_seconds=10.0, receiver=receiver)) as stack:
             figures = measure(stack, folder, own, a.runs, a.slices, lambda: progress.advance(task))
         record.add("fsync_ms", "fdatasync of 4 KiB on this disk", [fsync_latency_ms(folder)], "ms")
     report(record, figures)
@@ -187,7 +191,10 @@ def series(template: Sequence[Dataset], into: Path) -> list[Path]:
 
 def ours(stack: OneScan, files: list[Path], way: Way) -> tuple[float, float]:
     """The box takes them; then it is left alone until it has answered."""
-    role = stack.role("receiver")
+    role, spool = stack.role("receiver"), stack.folder / "appliance" / "spool"
+    stack.wait_for(
+        lambda: spare_bytes(spool) >= min(stack.site.receiver["reserve_bytes"], ENOUGH), "the reserve is full"
+    )
     before = sum(role.cpu_times()[:2])
     port = int((stack.state / "run" / "receiver-tls.port").read_text()) if way.tls else stack.dicom_port
     seconds = push(files, port, stack.site.ae_title, way)
@@ -196,6 +203,11 @@ def ours(stack: OneScan, files: list[Path], way: Way) -> tuple[float, float]:
     compare(stack, files)
     stack.wait_for(lambda: any(s["study"] == study for s in stack.results()), "the study is answered", patience_s=300)
     return seconds, cpu
+
+
+def spare_bytes(spool: Path) -> int:
+    """Of the reserve that is ready."""
+    return sum(path.stat().st_size for path in spool.glob("[!.]*.zeros"))
 
 
 def compare(stack: OneScan, files: Sequence[Path]) -> None:

@@ -13,7 +13,7 @@ One instance
     storing.py           step by step to "durable"; refusal.py: why not, with the DICOM status
     elements.py          walk an encoded data set, lengths checked, nothing decoded (sans-IO)
     examine.py           is it whole, and what the sender says it is? facts.py: what is then known of it; uids.py: UIDs
-    spool.py             where objects are kept; segments.py: the append log of one study
+    spool.py             where objects are kept; segments.py: the append log of one study; reserve.py: space for it
     ledger.py            the port to the journal, implemented by `appliance.storage.intake_journal`
     recovery.py          at start: what is in the spool and not in the ledger, after a power cut
 

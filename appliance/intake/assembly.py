@@ -80,6 +80,11 @@ class Assembly:
         self._associations: dict[Hashable, _Association] = {}
         self._now = float("-inf")
 
+    @property
+    def studies(self) -> int:
+        """How many are being assembled."""
+        return len(self._studies)
+
     def knows(self, study_uid: str) -> bool:
         """True while the study is being assembled."""
         return study_uid in self._studies

@@ -133,6 +133,11 @@ class Receiver:
         """True while new associations are accepted."""
         return self._service.alive
 
+    @property
+    def connected(self) -> bool:
+        """True while anybody is."""
+        return bool(self._service.links())
+
     def start(self) -> None:
         """Listen. ConfigError where the port is taken or may not be used."""
         try:

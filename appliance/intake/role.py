@@ -57,6 +57,7 @@ class ReceiverRole:
         pseudonym: Callable[[str], str],
         max_dataset_bytes: int = 2 << 30,
         max_request_bytes: int = CONTROL_LIMIT,
+        reserve_bytes: int = 0,
         keep_studies: dt.timedelta = dt.timedelta(days=30),
         finished: Callable[[], Collection[str]] = frozenset,
         duplicate_content: Callable[[str], None] = lambda study: None,
@@ -71,10 +72,11 @@ class ReceiverRole:
         pseudonym: of a study UID, for log lines. duplicate_content: called with the pseudonym of a study in which
         another content came under a known SOP Instance UID (also in the ledger's reports). senders_file: where to
         write what is known of the senders (`senders.py`). quiet_seconds: None where it is to be learned. paces: where
-        what is learned of the senders' gaps is kept. max_request_bytes: of a data set that is not stored. commitment,
-        steps: None where storage commitment or MPPS is not offered. side_doors: ways in beside the DICOM port.
+        what is learned of the senders' gaps is kept. max_request_bytes: of a data set that is not stored.
+        reserve_bytes: of the spool, written ahead (`reserve.py`). commitment, steps: None where storage commitment or
+        MPPS is not offered. side_doors: ways in beside the DICOM port.
         """
-        self._spool = Spool(spool)
+        self._spool = Spool(spool, reserve_bytes)
         self._ledger, self._clock, self._doorbell, self._pseudonym = ledger, clock, doorbell, pseudonym
         self._min_free_bytes, self._keep_studies, self._finished = min_free_bytes, keep_studies, finished
         self._paces = paces
@@ -179,7 +181,7 @@ class ReceiverRole:
         return any(known.sha256 == sha256 and not known.pruned for known in contents)
 
     def _has_room(self) -> bool:
-        return self._spool.free_bytes() >= self._min_free_bytes
+        return self._spool.free_bytes(at_least=self._min_free_bytes) >= self._min_free_bytes
 
     def _began(self, study_uid: str) -> None:
         self._announce(study_uid)
@@ -222,6 +224,8 @@ class ReceiverRole:
         if now >= self._next_prune:
             self._next_prune = now + _PRUNE_S
             self._prune()
+        if self._fill_reserve():
+            return 0.0
         soon = _FLUSH_S if behind else _LOOK_S
         return soon if deadline is None else min(soon, max(0.01, deadline - now))
 
@@ -231,6 +235,17 @@ class ReceiverRole:
         except StorageError as error:  # nothing is lost by it: the spool has them
             log.warning("the ledger is behind: %s; %s", error, error.remedy())
             return 1
+
+    def _fill_reserve(self) -> bool:
+        try:
+            return not self._busy() and self._spool.fill_reserve(2 * self._min_free_bytes, self._busy)
+        except StorageError as error:  # what comes is appended to new files then
+            log.warning("the spool's reserve could not be written: %s; %s", error, error.remedy())
+            return False
+
+    def _busy(self) -> bool:
+        """Whether somebody is connected, or a study is coming in."""
+        return self._receiver.connected or self._assembly.studies > 0 or self._worker.stopping
 
     def _keep_paces(self, learned: Sequence[tuple[Sender, Pace]]) -> None:
         if self._paces is None:
@@ -273,7 +288,8 @@ class ReceiverRole:
 
     def _prune(self) -> None:
         """Remove finished studies that are old, or that stand in the way of new ones."""
-        wanted = int(_HEADROOM * self._min_free_bytes) - self._spool.free_bytes()
+        wanted = int(_HEADROOM * self._min_free_bytes)
+        wanted -= self._spool.free_bytes(at_least=wanted)
         studies = self._ledger.spooled()
         older_than = self._clock.now() - self._keep_studies
         if wanted <= 0 and not any(s.last_at < older_than for s in studies):

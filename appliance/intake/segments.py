@@ -3,8 +3,8 @@
     record   magic, lengths, CRC-32 of `about` | about: what a reader of nothing else must know, JSON | the object
 
 A segment is written by the process that made it and by no other: after a restart there is a new one, and what a crash
-cut short is never written over. Threads that append at the same time share an fdatasync: who finds its bytes behind
-another's sync is through.
+cut short is never written over. It may be made of a file of zeros (`reserve`), which end the log as its end does.
+Threads that append at the same time share an fdatasync: who finds its bytes behind another's sync is through.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from core import durable
 _HEAD = struct.Struct("<8sIIQ")
 _MAGIC = b"ONESCAN1"
 _LONGEST_ABOUT = 1 << 20
+OVERHEAD = _HEAD.size
+"""Bytes of a record beside what is written about an object and the object."""
 Bytes = bytes | memoryview
 
 
@@ -40,15 +42,17 @@ class Record:
 
 
 class Segment:
-    """A new file. StorageFull or StorageError where it can't be made."""
+    """A new file, or one of zeros. StorageFull or StorageError where it can't be made."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, zeros: int = 0) -> None:
+        """zeros: the file is there, and this is its length; nothing is written behind them."""
         self.path = path
+        self._zeros = zeros
         self._writing, self._syncing = threading.Lock(), threading.Lock()
         self._end = self._synced = 0
         self._open, self._fd = True, -1
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+            self._fd = os.open(path, os.O_WRONLY | (0 if zeros else os.O_CREAT | os.O_EXCL), 0o640)
             durable.sync_folder(path.parent)
         except OSError as error:
             raise durable.storage_error(path, error) from error
@@ -61,7 +65,7 @@ class Segment:
     def append(self, about: bytes, parts: Sequence[Bytes]) -> Record:
         """Write a record whose object is `parts`; durable on return.
 
-        StorageFull or StorageError: nothing of it is kept. Retired: another thread closed the segment.
+        StorageFull or StorageError: nothing of it is kept. Retired: another thread closed the segment, or it is full.
         """
         size = sum(map(len, parts))
         head = _HEAD.pack(_MAGIC, len(about), zlib.crc32(about), size) + about
@@ -71,11 +75,14 @@ class Segment:
             if not self._open:
                 raise Retired
             begin = self._end
+            if self._zeros and begin + len(head) + size > self._zeros:
+                raise Retired
             try:
                 _write_all(self._fd, [head, *parts], begin)
             except OSError as error:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._fd, begin)
+                self._zeros = 0  # from here on the file grows
                 raise durable.storage_error(self.path, error) from error
             end = self._end = begin + len(head) + size
         self._sync(end)
@@ -96,10 +103,16 @@ class Segment:
             self._synced = covered
 
     def close(self) -> None:
-        """Take nothing more. Only here is the descriptor closed: no thread is using it while both locks are held."""
+        """Take nothing more, and give back what was not used of the zeros.
+
+        Only here is the descriptor closed: no thread is using it while both locks are held.
+        """
         with self._syncing, self._writing:
             self._open = False
             if self._fd >= 0:
+                if self._zeros:
+                    with contextlib.suppress(OSError):  # room on the disk is all that is lost
+                        os.ftruncate(self._fd, self._end)
                 os.close(self._fd)
                 self._fd = -1
 

@@ -1,9 +1,11 @@
 """The spool: DICOM Part 10 objects, written once, durable before the sender hears success.
 
     <spool>/<digest of the study UID>-<random>.segment    a study's objects in the order in which they came (`segments`)
+    <spool>/<random>.zeros                                a segment to be (`reserve`)
 
 Names are digests: a listing of the spool tells nobody whose study this is, and no UID can leave the folder. A study has
-one segment as a rule; another one after a restart, and where bytes that were pruned came again.
+some segments, one behind the other: the next where one of zeros is full, after a restart, and where bytes that were
+pruned came again.
 Finished studies are removed after a time, earlier only to make room and then oldest first; a study that was not
 delivered never is.
 """
@@ -18,11 +20,12 @@ import secrets
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from appliance.intake.ledger import Place, SpooledStudy
-from appliance.intake.segments import Retired, Segment
+from appliance.intake.reserve import Reserve
+from appliance.intake.segments import OVERHEAD, Retired, Segment
 from core import durable
 from core.errors import StorageError
 from core.extent import Extent
@@ -60,18 +63,22 @@ def _element(number: int, vr: bytes, text: str) -> bytes:
 class Spool:
     """The folder. Only the receiver writes here; may be called from many threads."""
 
-    def __init__(self, folder: Path) -> None:
-        """Make the folder if need be and remove the temporary files that a crash of an older release left."""
+    def __init__(self, folder: Path, reserve_bytes: int = 0) -> None:
+        """Make the folder if need be and remove the temporary files that a crash left.
+
+        reserve_bytes: written ahead by `fill_reserve`.
+        """
         self.folder = durable.make_folder(folder)
         self.swept = durable.sweep(folder) + sum(durable.sweep(p) for p in folder.iterdir() if p.is_dir())
         self._prefix = f"{self.folder}/"
+        self._reserve = Reserve(folder, reserve_bytes)
         self._lock = threading.Lock()
         self._open: OrderedDict[str, Segment] = OrderedDict()
 
     def append(self, study_uid: str, about: bytes, parts: Sequence[bytes | memoryview]) -> Place:
         """Write an object, durably. StorageFull or StorageError if that fails; then nothing of it is left."""
         while True:
-            segment = self._segment(study_uid)
+            segment = self._segment(study_uid, len(about) + sum(map(len, parts)))
             try:
                 record = segment.append(about, parts)
                 return Place(segment.path.name, record.offset, record.size)
@@ -117,17 +124,29 @@ class Spool:
             while self._open:
                 self._open.popitem()[1].close()
 
-    def free_bytes(self) -> int:
-        """Room on the spool's file system."""
+    def free_bytes(self, at_least: int = 0) -> int:
+        """Room on the spool's file system. Where it is less than `at_least`, the reserve is given up for it."""
+        free = self._free_bytes()
+        return self._free_bytes() if free < at_least and self._reserve.give_back() else free
+
+    def fill_reserve(self, keep_free: int, busy: Callable[[], bool]) -> bool:
+        """Write a part of the reserve, if the disk has room to spare beyond `keep_free`; whether there is more to do.
+
+        busy: asked while it writes; then it ends. StorageFull or StorageError: there is no more of it.
+        """
+        return self._reserve.fill(self._free_bytes() - keep_free, busy)
+
+    def _free_bytes(self) -> int:
         status = os.statvfs(self.folder)
         return status.f_bavail * status.f_frsize
 
-    def _segment(self, study_uid: str) -> Segment:
+    def _segment(self, study_uid: str, size: int) -> Segment:
         study = _digest(study_uid)
         with self._lock:
             segment = self._open.get(study)
             if segment is None:
-                segment = Segment(self.folder / f"{study}-{secrets.token_hex(4)}{_SUFFIX}")
+                path = self.folder / f"{study}-{secrets.token_hex(4)}{_SUFFIX}"
+                segment = Segment(path, self._reserve.take(path, size + OVERHEAD))
                 self._open[study] = segment
             self._open.move_to_end(study)
             idle = self._open.popitem(last=False)[1] if len(self._open) > _MOST_OPEN else None

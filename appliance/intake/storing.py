@@ -73,8 +73,8 @@ class Storing:
 
     def store(self, request: StoreRequest) -> None:
         """Store an instance. InstanceRefused, StorageFull or StorageError: then nothing of it was kept."""
-        room = self._spool.free_bytes() - len(request.dataset)
-        if room < self._min_free_bytes:  # 1
+        wanted = self._min_free_bytes + len(request.dataset)
+        if self._spool.free_bytes(at_least=wanted) < wanted:  # 1
             raise StorageFull(f"{self._spool.folder} has less than {self._min_free_bytes} bytes free")
         facts = examine(  # 2
             request.dataset, request.transfer_syntax, request.sop_class_uid, request.sop_instance_uid
