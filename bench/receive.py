@@ -29,6 +29,8 @@ from pydicom.uid import generate_uid
 from rich.progress import Progress
 
 from appliance.intake.segments import records
+from bench.peers import packing
+from bench.peers.packing import JPEG_2000
 from bench.peers.receivers import send_copies
 from bench.record import Goal, Record, fsync_latency_ms
 from core.extent import Extent
@@ -49,8 +51,8 @@ Figures = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Way:
-    """How a series is sent. packing: dcmtk's program for its transfer syntax. sender, peer: further arguments of
-    storescu and, where storescp is measured beside, of that."""
+    """How a series is sent. packing: `bench.peers.packing`'s, for its transfer syntax. sender, peer: further arguments
+    of storescu and, where storescp is measured beside, of that."""
 
     name: str
     associations: int = 1
@@ -69,6 +71,7 @@ WAYS = (
     Way("tls", peer=(), tls=True),
     Way("jpeg_ls", packing=("dcmcjpls",), sender=("-xt",), peer=("+xa",)),
     Way("jpeg_lossless", packing=("dcmcjpeg", "+e1"), sender=("-xs",), peer=("+xa",)),
+    Way("jpeg_2000", packing=JPEG_2000, sender=("-xv",), peer=("+xa",)),
     Way("rle", packing=("dcmcrle",), sender=("-xr",), peer=("+xa",)),
     Way("rle_with_nagle", delay=True, packing=("dcmcrle",), sender=("-xr",), peer=("+xa",)),
 )
@@ -171,8 +174,7 @@ def pack(files: list[Path], way: Way) -> list[Path]:
     """The files in the transfer syntax of `way`; fewer of them where they have to be encoded."""
     if way.packing:
         files = files[:PACKED_SLICES]
-        for path in files:
-            subprocess.run([*way.packing, str(path), str(path)], check=True, capture_output=True)
+        packing.pack(files, way.packing)
     return files
 
 
