@@ -20,6 +20,7 @@ import psutil
 from pydicom import dcmread
 from rich.progress import Progress
 
+from bench.receive import wait_for_reserve
 from bench.record import Goal, Record, fsync_latency_ms
 from deploy.demo import push
 from deploy.embedded import free_port
@@ -28,6 +29,7 @@ from engines.phantom import Scan, build, sample_person
 from engines.phantom.dicom import write_series
 
 RUNS = 5
+RESERVE = 512 << 20  # the default of a box
 SETTLE_S, IDLE_S = 10.0, 60.0  # the kernel counts processor time in steps of 10 ms
 ROLES = ("receiver", "analyser", "courier", "updater", "console")
 SCAN = Scan(spacing_mm=(3.0, 0.8, 0.8), matrix=(512, 512))
@@ -49,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir="var") as name, Progress() as progress:
         folder = Path(name).resolve()
         task = progress.add_task("bench-demo", total=RUNS + 2)
-        with OneScan(folder / "stack", Site(quiet_seconds=10.0)) as stack:
+        with OneScan(folder / "stack", Site(quiet_seconds=10.0, receiver={"reserve_bytes": RESERVE})) as stack:
             progress.advance(task)
             measure(record, stack, folder, lambda: progress.advance(task))
     record.finish()
@@ -89,6 +91,7 @@ def measure(record: Record, stack: OneScan, folder: Path, advance: Callable[[], 
 
 def receive(stack: OneScan, files: list[Path]) -> tuple[float, dt.datetime]:
     """Seconds from the start to the end of storescu, and when that end was."""
+    wait_for_reserve(stack)
     began = time.perf_counter()
     if push(stack, files).wait(300):
         raise SystemExit("storescu failed; see the appliance's log")

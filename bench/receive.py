@@ -193,10 +193,8 @@ def series(template: Sequence[Dataset], into: Path) -> list[Path]:
 
 def ours(stack: OneScan, files: list[Path], way: Way) -> tuple[float, float]:
     """The box takes them; then it is left alone until it has answered."""
-    role, spool = stack.role("receiver"), stack.folder / "appliance" / "spool"
-    stack.wait_for(
-        lambda: spare_bytes(spool) >= min(stack.site.receiver["reserve_bytes"], ENOUGH), "the reserve is full"
-    )
+    role = stack.role("receiver")
+    wait_for_reserve(stack)
     before = sum(role.cpu_times()[:2])
     port = int((stack.state / "run" / "receiver-tls.port").read_text()) if way.tls else stack.dicom_port
     seconds = push(files, port, stack.site.ae_title, way)
@@ -207,9 +205,15 @@ def ours(stack: OneScan, files: list[Path], way: Way) -> tuple[float, float]:
     return seconds, cpu
 
 
-def spare_bytes(spool: Path) -> int:
-    """Of the reserve that is ready."""
-    return sum(path.stat().st_size for path in spool.glob("[!.]*.zeros"))
+def wait_for_reserve(stack: OneScan) -> None:
+    """Until the box has written enough of its spool ahead."""
+    spool = stack.folder / "appliance" / "spool"
+    enough = min(stack.site.receiver["reserve_bytes"], ENOUGH)
+
+    def ready() -> bool:
+        return sum(path.stat().st_size for path in spool.glob("[!.]*.zeros")) >= enough
+
+    stack.wait_for(ready, "the reserve is written")
 
 
 def compare(stack: OneScan, files: Sequence[Path]) -> None:
