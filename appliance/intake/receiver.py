@@ -26,7 +26,7 @@ from appliance.intake.storing import StoreRequest
 from appliance.intake.uids import UNCOMPRESSED
 from appliance.intake.wire.acceptor import Context, Rejection, Requestor, Rules
 from appliance.intake.wire.bounds import Limits
-from appliance.intake.wire.gate import Listener
+from appliance.intake.wire.gate import Listener, can_not_listen
 from appliance.intake.wire.link import Link
 from appliance.intake.wire.messages import (
     AFFECTED_SOP_CLASS,
@@ -38,7 +38,7 @@ from appliance.intake.wire.messages import (
 )
 from appliance.intake.wire.pdus import UNEXPECTED_PDU, PeerFault
 from appliance.intake.wire.service import Service
-from core.errors import ConfigError, OneScanError, StorageError
+from core.errors import OneScanError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +143,7 @@ class Receiver:
         try:
             self._service.start(*self._listeners)
         except OSError as error:
-            remedy = "End the other program on this port, or give receiver.host and receiver.port other values."
-            raise ConfigError(f"can't listen on {error.filename}: {error.strerror}", remedy=remedy) from error
+            raise can_not_listen(error, "receiver") from error
 
     def stop(self) -> None:
         """Refuse what is new, finish the instances in flight, end the associations, close the port."""

@@ -14,8 +14,7 @@ from appliance.intake.stow.client import Client
 from appliance.intake.stow.request import RequestNotTaken
 from appliance.intake.stow.visits import Visits
 from appliance.intake.wire.bounds import Networks
-from appliance.intake.wire.gate import Admission, Gate, Listener
-from core.errors import ConfigError
+from appliance.intake.wire.gate import Admission, Gate, Listener, can_not_listen
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +65,7 @@ class StowService:
         try:
             self._gate.open(self.settings.listener)
         except OSError as error:
-            remedy = (
-                "End the other program on this port, or give receiver.stow.host and receiver.stow.port other values."
-            )
-            raise ConfigError(f"can't listen on {error.filename}: {error.strerror}", remedy=remedy) from error
+            raise can_not_listen(error, "receiver.stow") from error
         (self.port,) = self._gate.ports
 
     def stop(self) -> None:

@@ -11,6 +11,7 @@ and from before the next one is accepted, so no burst passes the limit. DICOM an
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import select
 import socket
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from appliance.intake.wire.bounds import Networks, RateLimiter, may_connect
+from core.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,17 @@ class Admission:
     raised_by: str
     connections_per_minute: float
     addresses: Networks
+
+
+def can_not_listen(error: OSError, section: str) -> ConfigError:
+    """What `Gate.open` raised, with what to do about it. section: the configuration's, that has host and port."""
+    remedy = f"End the other program on this port, or give {section}.host and {section}.port other values."
+    if error.errno == errno.EACCES:
+        remedy = (
+            "Ports below 1024 take the capability CAP_NET_BIND_SERVICE, which the unit in deploy/systemd has; or give "
+            f"{section}.port a value from 1024 on."
+        )
+    return ConfigError(f"can't listen on {error.filename}: {error.strerror}", remedy=remedy)
 
 
 class Inside(Protocol):

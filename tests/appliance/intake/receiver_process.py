@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.appliance.intake.stand import Stand
 
 if __name__ == "__main__":
-    reserve = int(sys.argv[3]) if len(sys.argv) > 3 else 0
-    stand = Stand(Path(sys.argv[1]), quiet_seconds=float(sys.argv[2]), reserve_bytes=reserve)
+    more = {name: int(value) for name, value in (argument.split("=") for argument in sys.argv[3:])}
+    stand = Stand(Path(sys.argv[1]), quiet_seconds=float(sys.argv[2]), **more)
     print(stand.port, flush=True)
     threading.Event().wait()

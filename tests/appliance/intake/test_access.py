@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
+import os
 import socket
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,12 +21,24 @@ from appliance.cli import _not_taken, app
 from appliance.intake import senders
 from appliance.intake.senders import _SENDERS, Senders
 from appliance.intake.wire.acceptor import RefusedContext
+from appliance.intake.wire.gate import can_not_listen
 from appliance.tls import server_context
 from core.errors import ConfigError
 from tests.appliance.dicom_samples import ct_series, ct_slice, part10
-from tests.appliance.intake.stand import AE_TITLE, RealClock, association, push, running, send, storescu, wait_for
+from tests.appliance.intake.stand import (
+    AE_TITLE,
+    RealClock,
+    association,
+    objects,
+    push,
+    running,
+    send,
+    storescu,
+    wait_for,
+)
 from tests.frame.certificates import TestAuthority
 
+ROOT = Path(__file__).resolve().parents[3]
 CERTIFICATE = ("127.0.0.1", "scanner")
 
 
@@ -195,3 +210,46 @@ def test_what_is_remembered_of_senders_is_bounded(tmp_path: Path) -> None:
     found = senders.read(tmp_path / "senders.json")
     assert len(found) == _SENDERS
     assert found[0].ae_title == f"AE{2 * _SENDERS - 1}"
+
+
+BIND = "net_bind_service"
+
+
+def beside(folder: Path, capabilities: str) -> subprocess.Popen[str]:
+    """A receiver on port 104, in a network of its own, with these capabilities and no others."""
+    serve = f"exec {sys.executable} -m tests.appliance.intake.receiver_process {folder} 60 port=104"
+    without_all = f"setpriv --bounding-set={capabilities} --inh-caps=-all --no-new-privs sh -c '{serve}'"
+    command = ["unshare", "-n", "sh", "-c", f"ip link set lo up && exec {without_all}"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def own_network() -> None:
+    if os.geteuid() or subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("only root may give a process a network and capabilities of its own")
+
+
+@pytest.mark.usefixtures("own_network")
+def test_port_104_takes_one_capability_and_nothing_else(tmp_path: Path) -> None:
+    with beside(tmp_path / "box", f"-all,+{BIND}") as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "104\n", process.communicate()[1]
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            assert "CapEff:\t0000000000000400\n" in status
+            inside = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "storescu", "-aec", AE_TITLE, "127.0.0.1", "104"]
+            done = subprocess.run([*inside, *map(str, files(tmp_path))], capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+        finally:
+            process.kill()
+    assert len(objects(tmp_path / "box" / "spool")) == 5
+
+
+@pytest.mark.usefixtures("own_network")
+def test_port_104_without_it_says_what_to_do(tmp_path: Path) -> None:
+    with beside(tmp_path / "box", "-all") as process:
+        _, said = process.communicate(timeout=60)
+    assert "can't listen on" in said
+    assert "Permission denied" in said
+    refusal = can_not_listen(PermissionError(errno.EACCES, "Permission denied", "127.0.0.1:104"), "receiver")
+    assert "CAP_NET_BIND_SERVICE" in refusal.remedy()

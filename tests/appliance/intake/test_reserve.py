@@ -242,7 +242,7 @@ def test_a_receiver_that_was_killed_over_its_reserve_has_all_that_it_answered(tm
         "tests.appliance.intake.receiver_process",
         str(tmp_path / "box"),
         "60",
-        str(256 << 20),
+        f"reserve_bytes={256 << 20}",
     ]
     series = ct_series(40)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
