@@ -106,7 +106,9 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     folder = tmp_path_factory.mktemp("onescan")
     # quiet_seconds: longer than a killed receiver and its sender are away, however busy the machine: what they left is
     # then no study. max_attempts: a minute of kills at random takes more from one study than any box ever will.
-    with OneScan(folder / "stack", Site(quiet_seconds=60.0, max_attempts=50)) as stack:
+    # reserve_bytes: two segments' worth, so that a box with a reserve is what is killed.
+    site = Site(quiet_seconds=60.0, max_attempts=50, receiver={"reserve_bytes": 128 << 20})
+    with OneScan(folder / "stack", site) as stack:
         yield Hospital(stack, folder)
 
 
