@@ -11,6 +11,7 @@ are no evidence; they show whether a bundle that knows only synthetic people mak
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
@@ -19,9 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from appliance.evaluate import read_folder
 from bench import phantom_real as real
+from bench.phantom_pictures import sheet
 from bench.record import Goal, Record
 from core import durable
 from core.finding import Cancer
@@ -63,11 +66,16 @@ def main() -> None:
         runtime = choose(networks=bundle.networks).runtime
         abdomen, labels = _abdomen()
         overlaps(record, bundle, runtime, abdomen, labels)
-        cascade = Cascade(bundle, runtime)
+        cascade, shown = Cascade(bundle, runtime), {}
         for name, study in (("abdomen", _plain(abdomen)), ("chest", _chest())):
             answers(record, cascade, name, study)
-            firing(cascade, name, study, given.pictures)
+            shown |= firing(cascade, name, study)
     record.finish()
+    durable.make_folder(given.pictures)
+    captions = sorted(shown, key=lambda caption: "outlined" not in caption)
+    pairs = [captions[at : at + 2] for at in range(0, len(captions), 2)]
+    sheet(given.pictures / "real-fires.jpg", [[shown[one] for one in pair] for pair in pairs], pairs)
+    print(f"What fires: {given.pictures / 'real-fires.jpg'}")
 
 
 def overlaps(record: Record, bundle: Bundle, runtime: Runtime, volume: Volume, labels: Labels) -> None:
@@ -99,16 +107,18 @@ def answers(record: Record, cascade: Cascade, name: str, study: Study) -> None:
             record.add(f"{name}_{cancer.value}_hit", f"{what}: a mark lies on the cancer", [float(hit)], "1: yes")
 
 
-def firing(cascade: Cascade, name: str, study: Study, pictures: Path) -> None:
-    """Pictures: of each cancer's strongest mark; and of the known cancer, with its outline."""
-    durable.make_folder(pictures)
+def firing(cascade: Cascade, name: str, study: Study) -> dict[str, npt.NDArray[np.uint8]]:
+    """Pictures by caption: of each cancer's strongest mark; and of the known cancer, with its outline."""
+    found = {}
     unmarked = replace(study, findings=(), marks=None)
-    for kind, shown in (("fires", unmarked), ("known", study)):
-        for cancer, picture in score(shown, cascade, time.monotonic()).pictures.items():
-            if kind == "fires" or study.truth[cancer] == 1:
-                path = pictures / f"real-{name}-{cancer.value}-{kind}.jpg"
-                durable.write_bytes(path, picture, 0o644)
-                print(f"{kind}: {path}")
+    for what, shown in (("strongest mark", unmarked), ("outlined by experts", study)):
+        scored = score(shown, cascade, time.monotonic())
+        for cancer, picture in scored.pictures.items():
+            if shown is unmarked or study.truth[cancer] == 1:
+                answer = scored.result.cancers[cancer]
+                caption = f"{name}, {cancer.value}: {what}, {answer.verdict.value} ({answer.score:.2f})"
+                found[caption] = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+    return found
 
 
 def _abdomen() -> tuple[Volume, Labels]:
