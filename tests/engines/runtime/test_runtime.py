@@ -119,6 +119,27 @@ def test_a_buffer_that_was_not_written_in_full_is_found() -> None:
         check_logits(logits, x)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("index", [0, 41, 127])
+def test_one_element_that_is_no_number_is_found(bad: float, index: int) -> None:
+    x = image(4, 4, 4)
+    logits = np.linspace(-3e38, 3e38, 128, dtype=np.float32).reshape(1, 2, 4, 4, 4)
+    check_logits(logits, x)
+    logits.reshape(-1)[index] = bad
+    with pytest.raises(EngineError, match="NaN or infinity"):
+        check_logits(logits, x)
+
+
+def test_zero_throughout_is_found_and_one_element_is_enough() -> None:
+    x = image(4, 4, 4)
+    logits = np.zeros((1, 2, 4, 4, 4), np.float32)
+    with pytest.raises(EngineError, match="zero throughout"):
+        check_logits(logits, x)
+    for value in (1e-30, -1e-30):
+        logits[0, 1, 2, 3, 1] = value
+        check_logits(logits, x)
+
+
 def test_a_missing_file_is_an_engine_error(runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(EngineError):
         runtime.load(tmp_path / "nothing")
