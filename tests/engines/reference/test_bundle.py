@@ -55,13 +55,16 @@ def test_it_is_small(bundle: Bundle) -> None:
     assert all(f.size <= 5 * 2**20 for f in bundle.manifest.files if f.role == "golden")
 
 
-def test_its_golden_cases_are_answered_for_all_seven_and_large_cancers_are_found(bundle: Bundle) -> None:
+def test_its_golden_cases_rule_no_large_cancer_out_and_flag_nobody_healthy(
+    bundle: Bundle,
+) -> None:
     sick, healthy = ({a.cancer: a.verdict for a in case.answers} for case in bundle.manifest.golden)
     assert sick.keys() == set(Cancer)
     assert Verdict.NOT_ANALYSED not in sick.values()
     found, alarms = (sum(v is Verdict.POSITIVE for v in verdicts.values()) for verdicts in (sick, healthy))
-    assert found >= 6
-    assert alarms <= 2  # an afternoon's training: docs/model-card.md says how often
+    assert Verdict.NEGATIVE not in sick.values()
+    assert found >= 4  # at a specificity of 99.9 %, after an afternoon's training: docs/model-card.md says how often
+    assert alarms == 0
 
 
 def test_every_network_runs_on_its_shapes(bundle: Bundle) -> None:
