@@ -26,8 +26,8 @@ _PIECES_A_SYNC = 4
 _PART_OF_FREE = 8
 
 
-class _Interrupted(Exception):  # noqa: N818 - nothing is wrong
-    """Somebody sends."""
+class Interrupted(Exception):
+    """Somebody sends: what was written of a spare is given up."""
 
 
 class Reserve:
@@ -66,7 +66,7 @@ class Reserve:
     def fill(self, spare_room: int, busy: Callable[[], bool]) -> bool:
         """Write one more spare; whether there may be another to write.
 
-        spare_room: bytes of the disk that nobody will miss. busy: looked at between pieces; if so, it is given up.
+        spare_room: bytes of the disk that nobody will miss. busy: looked at between pieces; if so, Interrupted.
         StorageFull, StorageError: the disk did not take it.
         """
         with self._lock:
@@ -74,17 +74,14 @@ class Reserve:
         if not wanted or self.held_bytes + self._bytes > (self.held_bytes + spare_room) // _PART_OF_FREE:
             return False
         path = self._folder / f"{secrets.token_hex(8)}{_SUFFIX}"
-        try:
-            with durable.writing(path) as file:
-                for number in range(0, self._bytes, len(_PIECE)):
-                    if busy():
-                        raise _Interrupted
-                    file.write(memoryview(_PIECE)[: self._bytes - number])
-                    if number // len(_PIECE) % _PIECES_A_SYNC == 0:  # never much at once: somebody may begin to send
-                        file.flush()
-                        os.fdatasync(file.fileno())
-        except _Interrupted:
-            return False
+        with durable.writing(path) as file:
+            for number in range(0, self._bytes, len(_PIECE)):
+                if busy():
+                    raise Interrupted
+                file.write(memoryview(_PIECE)[: self._bytes - number])
+                if number // len(_PIECE) % _PIECES_A_SYNC == 0:  # never much at once: somebody may begin to send
+                    file.flush()
+                    os.fdatasync(file.fileno())
         with self._lock:
             self._spares.append(path)
         return True

@@ -19,6 +19,7 @@ from appliance.intake.ledger import IntakeLedger
 from appliance.intake.pacing import Pace, PaceBook, Sender
 from appliance.intake.receiver import SOP_CLASSES, TRANSFER_SYNTAXES, Receiver
 from appliance.intake.recovery import recover
+from appliance.intake.reserve import Interrupted
 from appliance.intake.senders import Senders
 from appliance.intake.side_doors import SideDoors, SideDoorSettings
 from appliance.intake.spool import Spool, prunable
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 _LOOK_S = 5.0  # how often the thread looks without being woken
 _FLUSH_S = 1.0  # the same while something is coming in
 _PRUNE_S = 60.0
+_REFILL_S, _REFILL_AFTER_ERROR_S = 30.0, 600.0
 _HEADROOM = 1.25  # pruning for room aims at this many times the watermark
 
 
@@ -83,7 +85,7 @@ class ReceiverRole:
         self._assembly = Assembly(quiet_seconds, paces.paces() if paces else None)
         self._lock = threading.RLock()
         self._wake = threading.Event()
-        self._next_prune = float("-inf")
+        self._next_prune = self._next_fill = float("-inf")
         storing = Storing(
             spool=self._spool,
             ledger=ledger,
@@ -237,11 +239,17 @@ class ReceiverRole:
             return 1
 
     def _fill_reserve(self) -> bool:
-        try:
-            return not self._busy() and self._spool.fill_reserve(2 * self._min_free_bytes, self._busy)
-        except StorageError as error:  # what comes is appended to new files then
-            log.warning("the spool's reserve could not be written: %s; %s", error, error.remedy())
+        now = self._clock.monotonic()
+        if self._busy() or now < self._next_fill:
             return False
+        try:
+            return self._spool.fill_reserve(2 * self._min_free_bytes, self._busy)
+        except Interrupted:  # by somebody who asks every second, say: the disk must not write zeros without end
+            self._next_fill = now + _REFILL_S
+        except StorageError as error:  # what comes is appended to new files then
+            self._next_fill = now + _REFILL_AFTER_ERROR_S
+            log.warning("the spool's reserve could not be written: %s; %s", error, error.remedy())
+        return False
 
     def _busy(self) -> bool:
         """Whether somebody is connected, or a study is coming in."""

@@ -132,7 +132,7 @@ class Spool:
     def fill_reserve(self, keep_free: int, busy: Callable[[], bool]) -> bool:
         """Write a part of the reserve, if the disk has room to spare beyond `keep_free`; whether there is more to do.
 
-        busy: asked while it writes; then it ends. StorageFull or StorageError: there is no more of it.
+        busy: asked while it writes; then Interrupted. StorageFull or StorageError: the disk took no more.
         """
         return self._reserve.fill(self._free_bytes() - keep_free, busy)
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.intake import reserve as reserve_module
-from appliance.intake.reserve import Reserve
+from appliance.intake.reserve import Interrupted, Reserve
 from appliance.intake.segments import Retired, Segment, records
 from appliance.intake.spool import Spool
 from core.errors import StorageFull
@@ -75,9 +75,10 @@ def test_who_sends_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(reserve_module, "_PIECE", bytes(64 << 10))
     looks = iter([False, False, True])
     reserve = Reserve(tmp_path, SPARE, SPARE)
-    assert not reserve.fill(PLENTY, lambda: next(looks))
-    assert not list(tmp_path.iterdir())
-    assert not reserve.fill(PLENTY, lambda: True)
+    for busy in (lambda: next(looks), lambda: True):
+        with pytest.raises(Interrupted):
+            reserve.fill(PLENTY, busy)
+        assert not list(tmp_path.iterdir())
     assert reserve.fill(PLENTY, idle)
 
 
@@ -215,6 +216,24 @@ def test_the_receiver_fills_it_while_nobody_sends_and_only_then(
         assert all(found[ds.SOPInstanceUID].endswith(encoded(ds)) for ds in series)
         stand.role._wake.set()
         wait_for(lambda: zeros() == 4)
+
+
+@pytest.mark.parametrize("ends_by", [Interrupted(), StorageFull("no room")])
+def test_what_kept_it_from_being_filled_is_not_met_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_by: Exception
+) -> None:
+    tried: list[None] = []
+
+    def fill(*_: object) -> bool:
+        tried.append(None)
+        raise ends_by
+
+    monkeypatch.setattr(Spool, "fill_reserve", fill)
+    with running(tmp_path) as stand:
+        wait_for(lambda: tried)
+        for _ in range(5):
+            assert not stand.role._fill_reserve()
+    assert len(tried) == 1
 
 
 def test_a_disk_that_is_short_of_room_gets_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
