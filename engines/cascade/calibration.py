@@ -26,12 +26,16 @@ def logit(score: float) -> float:
     return math.log(bounded / (1 - bounded))
 
 
+def logistic(logit: float) -> float:
+    """1 / (1 + exp(-logit)): the inverse of `logit`."""
+    if logit >= 0:  # exp never overflows
+        return 1 / (1 + math.exp(-logit))
+    small = math.exp(logit)
+    return small / (1 + small)
+
+
 def _platt(score: float, rule: Platt) -> float:
-    exponent = rule.a * logit(score) + rule.b
-    if exponent >= 0:  # exp never overflows
-        small = math.exp(-exponent)
-        return small / (1 + small)
-    return 1 / (1 + math.exp(exponent))
+    return logistic(-(rule.a * logit(score) + rule.b))
 
 
 def _isotonic(score: float, rule: Isotonic) -> float:

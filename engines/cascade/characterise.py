@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from core.volume import Index, Vector
 from engines.cascade.budget import Watch
+from engines.cascade.calibration import logistic, logit
 from engines.cascade.candidates import Candidate
 from engines.cascade.intensity import Float
 from engines.cascade.loaded import LoadedNetwork
@@ -19,6 +21,19 @@ from engines.manifest import Characteriser
 MOST = 20
 """Looked at of one cancer, highest score first: a scan with more has its verdict already."""
 _AROUND = 1.5  # a stretched look spans this many times the candidate's box
+
+
+def _odds(score: float, malignant: float) -> float:
+    """Bayes' rule for two opinions that err independently, the second at even odds before it looked."""
+    return logistic(logit(score) + logit(malignant))
+
+
+_COMBINED: Mapping[str, Callable[[float, float], float]] = {
+    "multiply": lambda score, malignant: score * malignant,
+    "odds": _odds,
+    "replace": lambda _, malignant: malignant,
+}
+"""Of a candidate's score and a network's probability that it is malignant, by what the manifest says."""
 
 
 def characterise(
@@ -46,7 +61,7 @@ def told(candidate: Candidate, question: Characteriser, labels: tuple[str, ...],
         return replace(candidate, subtype=(labels[likeliest], float(scores[likeliest])))
     assert question.label is not None, "the manifest gives a label to this question"
     malignant = min(1.0, max(0.0, float(scores[labels.index(question.label)])))
-    return replace(candidate, score=malignant if question.score == "replace" else candidate.score * malignant)
+    return replace(candidate, score=_COMBINED[question.score](candidate.score, malignant))
 
 
 def _look(

@@ -36,7 +36,10 @@ class Extraction(Part):
     probability: float = Field(gt=0, lt=1, description="voxels at or above this belong to a candidate")
     min_volume_mm3: float = Field(ge=0, description="mm³; smaller candidates are dropped")
     min_diameter_mm: float = Field(ge=0, description="mm; longest axial diameter, smaller candidates are dropped")
-    score: Literal["peak", "mean"] = Field(description="a candidate's score: its highest or its mean probability")
+    score: Literal["peak", "core", "mean"] = Field(
+        description="a candidate's score: its highest probability, the highest mean of 3 × 3 × 3 voxels of the network "
+        "whose middle lies in it, or its mean"
+    )
     inside_share: Share = Field(
         default=0,
         description="a positive candidate with a smaller share inside the organ's own mask (no margin) means that "
@@ -60,8 +63,10 @@ class Characteriser(Part):
     network: Name = Field(description="id of a network with stage characterise")
     question: Literal["malignancy", "subtype"]
     label: Name | None = Field(default=None, description="malignancy: the label that means malignant")
-    score: Literal["multiply", "replace"] = Field(
-        default="multiply", description="malignancy: what its probability does to the candidate's score"
+    score: Literal["multiply", "odds", "replace"] = Field(
+        default="multiply",
+        description="malignancy: what its probability does to the candidate's score: multiplies it, multiplies its "
+        "odds by p / (1 - p), or takes its place",
     )
 
     @model_validator(mode="after")

@@ -42,6 +42,27 @@ def test_peak_and_mean_score() -> None:
     assert extract(p, organ, (1, 1, 1), rule(score="mean"))[0].score == pytest.approx(0.7)
 
 
+def test_the_core_is_the_surest_cube_of_27_voxels() -> None:
+    p = np.zeros((9, 9, 20), np.float32)
+    p[3:6, 3:6, 2:5] = 0.8  # a cube, all of it as sure
+    p[4, 4, 12] = 1.0  # a single voxel that is surer
+    p[0, 0, 17:20] = 0.9  # at the region's edge, beyond which nothing is likely
+    organ = everywhere(p.shape)
+    found = {c.box[0]: c.score for c in extract(p, organ, (2, 2, 2), rule(score="core"))}
+    assert found == {
+        (3, 3, 2): pytest.approx(0.8),
+        (4, 4, 12): pytest.approx(1 / 27),
+        (0, 0, 17): pytest.approx(3 * 0.9 / 27),
+    }
+
+
+def test_the_core_sees_what_lies_beside_a_candidate() -> None:
+    p = np.full((5, 5, 5), 0.4, np.float32)
+    p[2, 2, 2] = 0.8
+    (found,) = extract(p, everywhere(p.shape), (2, 2, 2), rule(score="core"))
+    assert found.score == pytest.approx((26 * 0.4 + 0.8) / 27)
+
+
 def test_small_ones_are_dropped_by_volume_and_by_diameter() -> None:
     p = np.zeros((3, 10, 10), np.float32)
     p[1, 1:3, 1:3] = 1  # 4 voxels
