@@ -47,7 +47,7 @@ class Extent:
     verifying: further arguments of `train`, `characterise` and `pack verify`. memory_runs: how often what a network
     takes is measured."""
 
-    mined: int = 160
+    mined: int = 500
     learning: Command = ()
     looking: Command = ()
     memory_runs: int = MEMORY_RUNS

@@ -28,8 +28,9 @@ FAT* 2019. Made by `engines/reference/card.py` from the training's journals and 
 
 {networks}
 
-- A candidate is a connected part of the organ's region with a probability of at least {seeded:g}; its score is its
-  highest probability, times what the third stage says of it. The case's score is the highest of its candidates'.
+- A candidate is a connected part of the organ's region with a probability of at least {seeded:g}; its score is the
+  highest mean probability of 27 voxels in it, its odds times the odds that the third stage gives it (lung and breast:
+  the product of the two probabilities). The case's score is the highest of its candidates'.
 
 ## Intended use
 {intended_use}

@@ -7,6 +7,7 @@ both from an evaluation.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Literal
 
 from core.finding import Cancer
 from engines.manifest import (
@@ -111,7 +112,7 @@ def model_of(cancer: Cancer, characterisers: Collection[str]) -> CancerModel:
         organ=ORGAN_OF_CANCER[cancer],
         network=detector,
         label=cancer.value,
-        extraction=Extraction(probability=_SEEDED, min_volume_mm3=100, min_diameter_mm=5, score="peak"),
+        extraction=Extraction(probability=_SEEDED, min_volume_mm3=100, min_diameter_mm=5, score="core"),
         characterisers=_questions(cancer, characterisers),
         negative_below=_THRESHOLD,
         positive_above=0.5,
@@ -130,6 +131,8 @@ def model_of(cancer: Cancer, characterisers: Collection[str]) -> CancerModel:
 
 
 _THRESHOLD = 0.001
+_VETOED = (Cancer.LUNG, Cancer.BREAST)
+"""Their detectors are as sure of some look-alikes as one can be: there the third stage has the last word (ADR 0024)."""
 
 
 def _questions(cancer: Cancer, characterisers: Collection[str]) -> tuple[Characteriser, ...]:
@@ -139,7 +142,8 @@ def _questions(cancer: Cancer, characterisers: Collection[str]) -> tuple[Charact
             continue
         malignancy = recipe.question == "malignancy"
         label = cancer.value if malignancy else None
-        asked.append(Characteriser(network=recipe.name, question=recipe.question, label=label, score="multiply"))
+        score: Literal["multiply", "odds"] = "multiply" if cancer in _VETOED else "odds"
+        asked.append(Characteriser(network=recipe.name, question=recipe.question, label=label, score=score))
     return tuple(asked)
 
 

@@ -208,19 +208,19 @@ CHARACTERISERS: dict[str, CharacteriserRecipe] = {
     for recipe in (
         CharacteriserRecipe(
             name="soft_malignancy", question="malignancy", cancers=_SOFT_CANCERS, window=SOFT,
-            labels=("benign", *(c.value for c in _SOFT_CANCERS)), features=(16, 32, 64, 128), iterations=2500,
+            labels=("benign", *(c.value for c in _SOFT_CANCERS)), features=(16, 32, 64, 128), iterations=8500,
         ),
         CharacteriserRecipe(
             name="lung_malignancy", question="malignancy", cancers=(Cancer.LUNG,), window=AIRY,
-            labels=("benign", Cancer.LUNG.value),
+            labels=("benign", Cancer.LUNG.value), iterations=4500,
         ),
         CharacteriserRecipe(
             name="pancreas_subtype", question="subtype", cancers=(Cancer.PANCREAS,), window=SOFT,
-            labels=_subtypes(Cancer.PANCREAS), iterations=600,
+            labels=_subtypes(Cancer.PANCREAS), iterations=1200,
         ),
         CharacteriserRecipe(
             name="liver_subtype", question="subtype", cancers=(Cancer.LIVER,), window=SOFT,
-            labels=_subtypes(Cancer.LIVER), iterations=600,
+            labels=_subtypes(Cancer.LIVER), iterations=1200,
         ),
     )
 }  # fmt: skip

@@ -10,6 +10,8 @@ import pytest
 import engines
 from core.finding import Cancer, Verdict
 from engines.bundle import Bundle, open_bundle
+from engines.cascade.calibration import logit
+from engines.manifest import Platt
 from engines.measuring.memory import largest_bytes_per_voxel
 from engines.parity import run_golden
 from engines.phantom import difficulty
@@ -65,6 +67,18 @@ def test_its_golden_cases_rule_no_large_cancer_out_and_flag_nobody_healthy(
     assert Verdict.NEGATIVE not in sick.values()
     assert found >= 4  # at a specificity of 99.9 %, after an afternoon's training: docs/model-card.md says how often
     assert alarms == 0
+
+
+def test_no_golden_verdict_hangs_on_a_hair(bundle: Bundle) -> None:
+    """bf16, TF32 and fp16 move a raw score's logit by some tenths: a device must not be refused a bundle for that."""
+    models = {model.cancer: model for model in bundle.manifest.cancers}
+    for answer in (a for case in bundle.manifest.golden for a in case.answers):
+        model = models[answer.cancer]
+        assert answer.score is not None
+        assert isinstance(model.calibration, Platt)
+        for threshold in (model.negative_below, model.positive_above):
+            apart = abs(logit(answer.score) - logit(threshold)) / -model.calibration.a
+            assert apart > 0.4, f"{answer.cancer.value}: {answer.score} and {threshold}"
 
 
 def test_every_network_runs_on_its_shapes(bundle: Bundle) -> None:
