@@ -45,7 +45,7 @@ GOLDEN: dict[str, tuple[int, tuple[Cancer, ...]]] = {
     "seven-cancers": (4_900_001, tuple(Cancer)),
     "healthy": (4_900_047, ()),
 }
-"""Golden cases: seed, and which cancers, 40 mm large. No score of theirs lies near a threshold: precisions move them."""
+"""Golden cases: seed, and which cancers, 40 mm large. No score lies near a threshold: precisions move them."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 LICENCE = Content("licence.txt", "licence", REPOSITORY / "LICENSE")
 CARD = "model-card.md"
