@@ -80,9 +80,10 @@ def parts_of(asked: Asked, cancers: Sequence[Cancer]) -> list[Part]:
 
 
 def _share(part: Part, group: Sequence[Part]) -> float:
-    """How far a group has got with a part; of those with a cancer about half count."""
+    """How far its group has got before a part, so that an hour's worth has some of every group; of those with a cancer
+    about half count."""
     people = sum(len(p.seeds) for p in group) if part.until is None else 2 * part.until[1]
-    return (part.seeds[-1] + 1 - group[0].seeds[0]) / people
+    return (part.seeds[0] - group[0].seeds[0]) / people
 
 
 def _group(name: str, block: int, count: int, order: Order, dicom: bool = False) -> list[Part]:

@@ -61,6 +61,12 @@ def test_more_people_take_over_the_parts_that_are_there() -> None:
     assert {"healthy", "dicom"} <= {part.group for part in halfway}
 
 
+def test_a_first_look_has_some_of_every_group() -> None:
+    parts = parts_of(ALL, tuple(Cancer))
+    groups = {part.group for part in parts}
+    assert {part.group for part in parts[: len(groups)]} == groups
+
+
 def test_a_judgement_stops_when_its_time_is_up_and_goes_on_with_what_it_has(tmp_path: Path) -> None:
     bundle = toy.bundle(tmp_path / "bundle")
     order = Order((6.0, 6.0, 6.0), {"lung": 1})
