@@ -34,6 +34,8 @@ from engines.evaluation.wanted import Wanted
 VAR = Path(__file__).parents[1] / "var" / "evaluate"
 KEPT = Path(__file__).parent / "results" / "evaluate-cases.jsonl.gz"
 BASELINE_UNDER, SECONDS_A_PATIENT = 0.6, 10.0
+POSITIVES, HEALTHY = 200, 4000
+"""So many with each cancer who count, and without any, make a goal's figure."""
 
 
 def main() -> None:
@@ -50,8 +52,10 @@ def main() -> None:
     at_2mm = [run for name in ("healthy", *(c.value for c in cancers)) for run in found.get(name, ())]
     if not at_2mm:
         raise SystemExit("Nobody has been judged yet: give it more --seconds.")
-    evaluation = _report(at_2mm, folder)
-    record = Record("evaluate", f"{manifest.name} {manifest.version} on synthetic patients", _goals(evaluation))
+    evaluation, healthy = _report(at_2mm, folder), len(_cases(found.get("healthy", ())))
+    record = Record(
+        "evaluate", f"{manifest.name} {manifest.version} on synthetic patients", _goals(evaluation, healthy)
+    )
     _add(record, evaluation, "synthetic")
     for name in ("shifted", "dicom"):
         if runs := found.get(name):
@@ -65,8 +69,10 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=REFERENCE)
-    parser.add_argument("--positives", type=int, default=200, help="of each cancer that the bundle models, who count")
-    parser.add_argument("--healthy", type=int, default=4000)
+    parser.add_argument(
+        "--positives", type=int, default=POSITIVES, help="of each cancer that the bundle models, who count"
+    )
+    parser.add_argument("--healthy", type=int, default=HEALTHY)
     parser.add_argument("--shifted", type=int, default=400, help="people of the shifted cohort; 0: none")
     parser.add_argument("--dicom", type=int, default=100, help="people at full resolution through DICOM; 0: none")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
@@ -84,10 +90,15 @@ def _report(runs: Sequence[Results], folder: Path) -> Evaluation:
     return found
 
 
-def _goals(found: Evaluation) -> dict[str, Goal]:
-    """At least what the evaluation asks for; of what thresholds find, less than BASELINE_UNDER."""
-    goals = {f"synthetic_{goal.key}": Goal(goal.at_least, at_least=True) for goal in found.goals}
-    goals |= {f"synthetic_{part.cancer.value}_baseline": Goal(BASELINE_UNDER) for part in found.cancers}
+def _goals(found: Evaluation, healthy: int) -> dict[str, Goal]:
+    """At least what the evaluation asks for; of what thresholds find, less than BASELINE_UNDER. Too few people meet no
+    goal. healthy: so many were judged."""
+    goals = {}
+    for goal in found.goals:
+        enough = goal.reached.n >= POSITIVES if goal.what == "sensitivity" else healthy >= HEALTHY
+        goals[f"synthetic_{goal.key}"] = Goal(goal.at_least, at_least=True, enough=enough)
+    for part in found.cancers:
+        goals[f"synthetic_{part.cancer.value}_baseline"] = Goal(BASELINE_UNDER, enough=part.sensitivity.n >= POSITIVES)
     return goals | {"seconds_a_patient": Goal(SECONDS_A_PATIENT)}
 
 

@@ -22,14 +22,16 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Goal:
-    """A limit that a figure should stay under (or reach, with at_least)."""
+    """A limit that a figure should stay under (or reach, with at_least). enough: False where too little was measured
+    for the goal to count as met, whatever the figure."""
 
     limit: float
     at_least: bool = False
+    enough: bool = True
 
     def met(self, value: float) -> bool:
         """Whether `value` keeps the goal."""
-        return value >= self.limit if self.at_least else value <= self.limit
+        return self.enough and (value >= self.limit if self.at_least else value <= self.limit)
 
 
 @dataclass
@@ -78,7 +80,8 @@ class Record:
         if goal is None:
             return ""
         sign = "≥" if goal.at_least else "≤"
-        return f"{'[green]met[/]' if goal.met(value) else '[bold red]missed[/]'} ({sign} {goal.limit:g})"
+        word = "[green]met[/]" if goal.met(value) else "[bold red]missed[/]" if goal.enough else "too few yet"
+        return f"{word} ({sign} {goal.limit:g})"
 
 
 def machine() -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from bench.judged import Asked, Part, counted, fresh, judge_all, parts_of
 from bench.kept import keep, take
+from bench.record import Goal
 from core.errors import ConfigError
 from core.finding import Cancer
 from engines.evaluation.results import claim
@@ -65,6 +66,12 @@ def test_a_first_look_has_some_of_every_group() -> None:
     parts = parts_of(ALL, tuple(Cancer))
     groups = {part.group for part in parts}
     assert {part.group for part in parts[: len(groups)]} == groups
+
+
+def test_a_goal_of_too_few_people_is_not_met() -> None:
+    assert Goal(0.99, at_least=True).met(1.0)
+    assert not Goal(0.99, at_least=True, enough=False).met(1.0)
+    assert not Goal(0.6, enough=False).met(0.0)
 
 
 def test_a_judgement_stops_when_its_time_is_up_and_goes_on_with_what_it_has(tmp_path: Path) -> None:
