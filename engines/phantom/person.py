@@ -125,12 +125,18 @@ class Person:
 
 
 def sample_person(
-    seed: int, wanted: Mapping[Cancer, int] | None = None, *, shifted: bool = False, diameter_mm: float | None = None
+    seed: int,
+    wanted: Mapping[Cancer, int] | None = None,
+    *,
+    shifted: bool = False,
+    diameter_mm: float | None = None,
+    lookalikes: Mapping[str, float] | None = None,
 ) -> Person:
     """Draw a person. wanted: how many cancers of which organ; None: healthy in 45 %, else one, rarely two.
     Who gets a breast cancer is a woman.
 
-    shifted: by the shifted cohort's law. diameter_mm: of every cancer, instead of drawing it.
+    shifted: by the shifted cohort's law. diameter_mm: of every cancer, instead of drawing it. lookalikes: chance of
+    kinds of look-alikes instead of the law's, for who learns to tell them from cancers; up to three of a kind then.
     """
     rng = np.random.Generator(np.random.PCG64([seed, 77, 0]))
     mean = float(difficulty.SHIFTED["habitus_mean"]) if shifted else 0.0  # type: ignore[arg-type]
@@ -146,7 +152,7 @@ def sample_person(
         for i, c in enumerate(Cancer)
         for _ in range(wanted.get(c, 0))
     ]
-    plans += _lookalikes(person.rng(3), person)
+    plans += _lookalikes(person.rng(3), person, lookalikes or {})
     return replace(person, plans=tuple(plans))
 
 
@@ -281,12 +287,13 @@ def site_of(kind: str) -> str:
     return _SITE[kind.split()[0]]
 
 
-def _lookalikes(rng: np.random.Generator, person: Person) -> list[Plan]:
+def _lookalikes(rng: np.random.Generator, person: Person, chances: Mapping[str, float]) -> list[Plan]:
     plans = []
     for kind, (chance, low, high) in difficulty.LOOKALIKES.items():
         site = site_of(kind)
-        hit = rng.random() < chance
-        count = int(rng.integers(1, _TIMES.get(kind, 1) + 1))
+        hit = rng.random() < chances.get(kind, chance)
+        most = max(_TIMES.get(kind, 1), 3 if kind in chances else 1)
+        count = int(rng.integers(1, most + 1))
         if not hit or ((site == "breast") and (kind == "gynaecomastia") != (person.sex == "M")):
             continue
         for _ in range(count):

@@ -43,11 +43,12 @@ LOOKING_LANES: tuple[tuple[str, ...], ...] = (
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is done. mined: patients whose candidates the third stage learns from. learning, looking,
+    """How much is done. mined, crowded: patients whose candidates the third stage learns from. learning, looking,
     verifying: further arguments of `train`, `characterise` and `pack verify`. memory_runs: how often what a network
     takes is measured."""
 
     mined: int = 500
+    crowded: int = 600
     learning: Command = ()
     looking: Command = ()
     memory_runs: int = MEMORY_RUNS
@@ -55,7 +56,7 @@ class Extent:
 
 
 FULL = Extent()
-REHEARSAL = Extent(8, ("--until", "12", "--cases", "3", "--tried-on", "2"), ("--until", "12"), 1, ("--uncovered",))
+REHEARSAL = Extent(8, 4, ("--until", "12", "--cases", "3", "--tried-on", "2"), ("--until", "12"), 1, ("--uncovered",))
 
 
 def steps(work: Path, lanes: int, extent: Extent = FULL) -> list[list[list[Command]]]:
@@ -63,8 +64,13 @@ def steps(work: Path, lanes: int, extent: Extent = FULL) -> list[list[list[Comma
     store = ("--store", str(work / "patients"))
     candidates, bundle = str(work / "candidates"), str(work / "bundle")
     mine = ("candidates", "--bundle", str(work / "draft"), *store, "--into", candidates)
-    half = extent.mined // 2
-    mining: list[list[Command]] = [[(*mine, "--first", str(n), "--count", str(half))] for n in (0, half)]
+    mining: list[list[Command]] = [
+        [
+            (*mine, *crowded, "--first", str(half * count // 2), "--count", str(count // 2))
+            for count, crowded in ((extent.mined, ()), (extent.crowded, ("--crowded",)))
+        ]
+        for half in (0, 1)
+    ]
     return [
         _merged(
             [[("train", n, *store, "--into", str(work / n), *extent.learning) for n in lane] for lane in LANES], lanes

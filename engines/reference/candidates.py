@@ -27,13 +27,13 @@ from core.volume import Geometry, Index, Volume
 from engines.bundle import open_bundle
 from engines.cascade import Analysis, Cascade, PatientContext
 from engines.reference.patients import Patient, Store
-from engines.reference.recipes import MINING_SEED, SPACING_MM
+from engines.reference.recipes import CROWDED_SEED, MINING_SEED, SPACING_MM
 from engines.reference.scanner import draw_look, scanned
 from engines.runtime.choice import choose
 
 EDGE = 64
 """Voxels of the block around a candidate in which its mask is kept: more than a characteriser sees, to shake it."""
-MOST = 12
+MOST = 24
 """Of one cancer and patient."""
 _AGE = 60
 _OVERLAP = 0.2
@@ -159,11 +159,12 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--into", type=Path, required=True)
     parser.add_argument("--first", type=int, default=0, help="number of the first patient among those to mine")
+    parser.add_argument("--crowded", action="store_true", help="patients with many cancers and look-alikes each")
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
     a = parser.parse_args()
     cascade = Cascade(open_bundle(a.bundle), choose(threads=a.threads).runtime)
-    first = MINING_SEED + a.first
+    first = (CROWDED_SEED if a.crowded else MINING_SEED) + a.first
     mine(cascade, Store(a.store), range(first, first + a.count), a.into)
 
 

@@ -25,7 +25,7 @@ from engines.reference.loop import Training
 from engines.reference.network import Characteriser
 from engines.reference.patients import Store
 from engines.reference.pieces import AIR_HU
-from engines.reference.recipes import CHARACTERISERS, SPACING_MM, CharacteriserRecipe
+from engines.reference.recipes import CHARACTERISERS, MIRROR, SPACING_MM, CharacteriserRecipe
 from engines.reference.scanner import draw_look, scanned
 
 _SHAKE = 4
@@ -122,7 +122,8 @@ def _weights(group: Sequence[Known]) -> npt.NDArray[np.float64]:
 def look(
     recipe: CharacteriserRecipe, store: Store, known: Known, rng: np.random.Generator, shake: int = _SHAKE
 ) -> npt.NDArray[np.float32]:
-    """The network's input (2, z, y, x): the candidate in its surroundings, scanned anew, and its mask."""
+    """The network's input (2, z, y, x): the candidate in its surroundings, scanned anew, and its mask; mirrored at
+    random along the axes of MIRROR."""
     patient = store.patient(known.seed)
     stored = patient.stored
     moved = np.asarray(known.centre) + rng.integers(-shake, shake + 1, 3)
@@ -131,7 +132,9 @@ def look(
     image = scanned(hu, *patient.noise((z, y, x), recipe.block), draw_look(rng, SPACING_MM), SPACING_MM, rng)
     corner = [a - (c - EDGE // 2) for a, c in zip((z, y, x), known.centre, strict=True)]
     where = tuple(slice(a, a + n) for a, n in zip(corner, recipe.block, strict=True))
-    return np.stack([recipe.window.apply(image), known.unpacked()[where].astype(np.float32)])
+    both = np.stack([recipe.window.apply(image), known.unpacked()[where].astype(np.float32)])
+    flips = tuple(1 + "zyx".index(axis) for axis in MIRROR if rng.random() < 0.5)
+    return np.ascontiguousarray(np.flip(both, flips))
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from engines.manifest import (
 from engines.manifest.cancers import Sex
 from engines.reference.recipes import (
     CHARACTERISERS,
+    MIRROR,
     ORGAN_OF_CANCER,
     RECIPES,
     SPACING_MM,
@@ -83,6 +84,7 @@ def _looking_network(recipe: CharacteriserRecipe) -> Network:
         intensity=_clip(recipe.window),
         tiling=Centred(size=recipe.block),
         mask=True,
+        mirror=MIRROR,
         activation="softmax",
         labels=recipe.labels,
         bytes_per_voxel=256,
@@ -131,7 +133,7 @@ def model_of(cancer: Cancer, characterisers: Collection[str]) -> CancerModel:
 
 
 _THRESHOLD = 0.001
-_VETOED = (Cancer.LUNG, Cancer.BREAST)
+_VETOED = (Cancer.LUNG, Cancer.BREAST, Cancer.LIVER, Cancer.OESOPHAGUS)
 """Their detectors are as sure of some look-alikes as one can be: there the third stage has the last word (ADR 0024)."""
 
 

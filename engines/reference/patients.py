@@ -44,7 +44,15 @@ from engines.phantom import (
 from engines.phantom.physics import metal_streaks, slice_sd
 from engines.phantom.rendering import noise_profile
 from engines.reference import bricks
-from engines.reference.recipes import CANCER_SHARE, COARSE_MM, SPACING_MM
+from engines.reference.recipes import (
+    CANCER_SHARE,
+    COARSE_MM,
+    CROWDED_CANCERS,
+    CROWDED_LOOKALIKES,
+    CROWDED_SEED,
+    SPACING_MM,
+    TAKEN,
+)
 
 Points = npt.NDArray[np.int16]
 _POINTS_OF_FINDING, _POINTS_OF_ORGAN = 40, 400
@@ -57,9 +65,17 @@ def training_person(seed: int) -> Person:
     return sample_person(seed, wanted)
 
 
+def crowded_person(seed: int) -> Person:
+    """Somebody with up to three cancers of an organ, and many look-alikes: twenty lessons for one rendering."""
+    rng = np.random.Generator(np.random.PCG64([seed, 78]))
+    wanted = {cancer: int(rng.choice(len(shares), p=shares)) for cancer, shares in CROWDED_CANCERS.items()}
+    return sample_person(seed, wanted, lookalikes=CROWDED_LOOKALIKES)
+
+
 def render_patient(seed: int, path: Path) -> None:
     """Build, render and store one patient."""
-    torso = build(training_person(seed))
+    crowded = CROWDED_SEED <= seed < TAKEN["mining"].stop
+    torso = build(crowded_person(seed) if crowded else training_person(seed))
     rendered = render(torso, Scan((SPACING_MM,) * 3, None, COVERAGE["torso"], kernel=None))
     hu = _with_streaks(rendered.volume.hu, torso)
     coarse = Grid(hu.shape, (SPACING_MM,) * 3, (COARSE_MM,) * 3)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from core.finding import Cancer
 from core.volume import Index
+from engines.manifest.networks import Axis
 from engines.phantom import LOBES, Tissue, difficulty
 
 SPACING_MM, COARSE_MM = 2.0, 4.0
@@ -41,6 +42,24 @@ CANCER_SHARE: dict[Cancer, float] = {
     Cancer.STOMACH: 0.5, Cancer.COLORECTUM: 0.5,
 }  # fmt: skip
 """How many of the patients for training have each cancer, independently: no cancer tells of another."""
+
+CROWDED_SEED = MINING_SEED + 50_000
+"""First seed of the crowded among the patients who are mined: several cancers, and many look-alikes, in each."""
+
+CROWDED_CANCERS: dict[Cancer, tuple[float, ...]] = {
+    Cancer.PANCREAS: (0.4, 0.6), Cancer.OESOPHAGUS: (0.6, 0.4), Cancer.LUNG: (0.3, 0.2, 0.3, 0.2),
+    Cancer.BREAST: (0.6, 0.15, 0.25), Cancer.LIVER: (0.45, 0.25, 0.3), Cancer.STOMACH: (0.4, 0.4, 0.2),
+    Cancer.COLORECTUM: (0.4, 0.3, 0.3),
+}  # fmt: skip
+"""How many of the crowded have none, one, two … cancers of an organ, independently of the other organs."""
+
+CROWDED_LOOKALIKES: dict[str, float] = {
+    "liver cyst": 0.5, "liver haemangioma": 0.7, "lung dependent atelectasis": 0.5, "lung apical cap": 0.3,
+    "lung granuloma": 0.6, "lung scar": 0.6, "intrapulmonary node": 0.4, "pancreatic cyst": 0.4,
+    "breast fibroadenoma calcified": 0.4, "breast fibroadenoma": 0.6, "breast cyst": 0.5, "collapsed stomach": 0.4,
+}  # fmt: skip
+"""Chance of look-alikes among the crowded. What must not be called cancer is rare by the law: six in a hundred have a
+haemangioma, and it decides whether one healthy liver in a thousand is flagged."""
 
 ORGANS: dict[str, tuple[Tissue, ...]] = {
     "background": (),
@@ -177,6 +196,11 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 
+MIRROR: tuple[Axis, ...] = ("z", "x")
+"""Along these the third stage sees candidates mirrored while it learns, and answers for all four. Not along y: fluid
+lies below gas, and people on their back."""
+
+
 @dataclass(frozen=True)
 class CharacteriserRecipe:
     """How a network that looks at single candidates is built and trained.
@@ -208,19 +232,19 @@ CHARACTERISERS: dict[str, CharacteriserRecipe] = {
     for recipe in (
         CharacteriserRecipe(
             name="soft_malignancy", question="malignancy", cancers=_SOFT_CANCERS, window=SOFT,
-            labels=("benign", *(c.value for c in _SOFT_CANCERS)), features=(16, 32, 64, 128), iterations=8500,
+            labels=("benign", *(c.value for c in _SOFT_CANCERS)), features=(16, 32, 64, 128), iterations=17000,
         ),
         CharacteriserRecipe(
             name="lung_malignancy", question="malignancy", cancers=(Cancer.LUNG,), window=AIRY,
-            labels=("benign", Cancer.LUNG.value), iterations=4500,
+            labels=("benign", Cancer.LUNG.value), iterations=10500,
         ),
         CharacteriserRecipe(
             name="pancreas_subtype", question="subtype", cancers=(Cancer.PANCREAS,), window=SOFT,
-            labels=_subtypes(Cancer.PANCREAS), iterations=1200,
+            labels=_subtypes(Cancer.PANCREAS), iterations=2200,
         ),
         CharacteriserRecipe(
             name="liver_subtype", question="subtype", cancers=(Cancer.LIVER,), window=SOFT,
-            labels=_subtypes(Cancer.LIVER), iterations=1200,
+            labels=_subtypes(Cancer.LIVER), iterations=2200,
         ),
     )
 }  # fmt: skip

@@ -12,9 +12,10 @@ import pytest
 
 from core import durable
 from core.finding import Cancer
-from engines.phantom import ORGAN_OF
-from engines.reference.patients import Patient, Store, training_person
-from engines.reference.recipes import CANCER_SHARE
+from engines.phantom import ORGAN_OF, Person, sample_person
+from engines.reference import patients
+from engines.reference.patients import Patient, Store, crowded_person, training_person
+from engines.reference.recipes import CANCER_SHARE, CROWDED_CANCERS, CROWDED_LOOKALIKES, CROWDED_SEED, TAKEN
 
 
 def test_cancers_are_as_frequent_as_told_and_none_tells_of_another() -> None:
@@ -22,6 +23,46 @@ def test_cancers_are_as_frequent_as_told_and_none_tells_of_another() -> None:
     assert np.allclose(has.mean(axis=0), [CANCER_SHARE[c] for c in Cancer], atol=0.08)
     together = np.corrcoef(has.T) - np.eye(len(Cancer))
     assert np.abs(together).max() < 0.17  # of 21 pairs of 400 unrelated people hardly one is above
+
+
+def test_the_crowded_have_many_cancers_and_lookalikes_each() -> None:
+    people = [crowded_person(seed) for seed in range(CROWDED_SEED, CROWDED_SEED + 300)]
+    for cancer, shares in CROWDED_CANCERS.items():
+        counts = np.bincount([len(p.cancers(cancer.value)) for p in people], minlength=len(shares)) / len(people)
+        assert np.allclose(counts, shares, atol=0.1), cancer
+    for kind, chance in CROWDED_LOOKALIKES.items():
+        able = [p for p in people if p.sex == "F" or not kind.startswith("breast")]
+        numbers = np.array([sum(plan.kind == kind for plan in p.plans) for p in able])
+        assert abs((numbers > 0).mean() - chance) < 0.1, kind
+        assert numbers.max() == 3, kind
+
+
+def test_whoever_asks_for_no_lookalikes_of_their_own_gets_the_laws() -> None:
+    seeds = range(100)
+    assert [sample_person(s).plans for s in seeds] == [sample_person(s, lookalikes={}).plans for s in seeds]
+    without = dict.fromkeys(CROWDED_LOOKALIKES, 0.0)
+    kinds = {plan.kind for s in seeds for plan in sample_person(s, lookalikes=without).plans}
+    assert not kinds & set(without)
+    assert "kidney cyst" in kinds
+
+
+def test_only_the_crowded_among_the_mined_are_crowded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def stop(seed: int) -> Person:
+        asked.append(seed)
+        raise InterruptedError
+
+    monkeypatch.setattr(patients, "crowded_person", stop)
+    for seed in (CROWDED_SEED, TAKEN["mining"].stop - 1):
+        with pytest.raises(InterruptedError):
+            store.patient(seed)
+    assert asked == [CROWDED_SEED, TAKEN["mining"].stop - 1]
+    monkeypatch.setattr(patients, "training_person", stop)
+    for seed in (CROWDED_SEED - 1, TAKEN["mining"].stop):
+        with pytest.raises(InterruptedError):
+            store.patient(seed)
+    assert asked[2:] == [CROWDED_SEED - 1, TAKEN["mining"].stop]
 
 
 def test_every_finding_is_where_its_points_say(patient: Patient) -> None:

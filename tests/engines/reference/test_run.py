@@ -27,8 +27,12 @@ def test_a_rehearsal_goes_the_same_way_with_less() -> None:
     for full, small in zip(steps(Path("w"), 2, FULL), steps(Path("w"), 2, REHEARSAL), strict=True):
         for lane, short in zip(full, small, strict=True):
             assert [command[:2] for command in lane] == [command[:2] for command in short]
-    mining = [lane[0] for lane in steps(Path("w"), 2, REHEARSAL)[2]]
-    assert [(c[c.index("--first") + 1], c[c.index("--count") + 1]) for c in mining] == [("0", "4"), ("4", "4")]
+
+
+def test_both_lanes_mine_half_of_the_usual_and_half_of_the_crowded() -> None:
+    mining = steps(Path("w"), 2, REHEARSAL)[2]
+    told = [[("--crowded" in c, c[c.index("--first") + 1], c[c.index("--count") + 1]) for c in lane] for lane in mining]
+    assert told == [[(False, "0", "4"), (True, "0", "2")], [(False, "4", "4"), (True, "2", "2")]]
 
 
 def test_a_failure_is_named_and_stops_the_other_lane(capfd: pytest.CaptureFixture[str]) -> None:

@@ -19,13 +19,14 @@ import torch
 
 from core.errors import EngineError
 from core.finding import Cancer
-from engines.reference.candidates import Known
-from engines.reference.characterise import Looking, NothingToLearn, class_of
+from engines.reference.candidates import EDGE, Known
+from engines.reference.characterise import Looking, NothingToLearn, class_of, look
 from engines.reference.export import EXACT, check_against_torch, compact, load_trained, rounded, to_onnx
 from engines.reference.loop import Training
-from engines.reference.network import UNet
+from engines.reference.manifest import networks
+from engines.reference.network import UNet, mean_within
 from engines.reference.patients import Patient, Store
-from engines.reference.recipes import CHARACTERISERS, RECIPES, CharacteriserRecipe, Recipe
+from engines.reference.recipes import CHARACTERISERS, MIRROR, RECIPES, CharacteriserRecipe, Recipe
 from engines.reference.train import Mapping, map_loss, of_few, peak_loss, stops
 from engines.reference.validate import Score, figures, tiled
 from tests.engines.reference.conftest import SEED
@@ -125,6 +126,36 @@ def test_a_characteriser_learns_from_candidates_and_resumes(tmp_path: Path, stor
     assert resumed.step == 6
     for a, b in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_characteriser_answers_for_what_is_in_the_mask() -> None:
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(2, 3, 6, 8, 6)).astype(np.float32))
+    mask = torch.from_numpy((rng.random((2, 1, 6, 8, 6)) < 0.2).astype(np.float32))
+    within = mean_within(x, mask)
+    for n in range(2):
+        there = mask[n, 0].numpy() > 0
+        assert np.allclose(within[n].numpy(), x[n].numpy()[:, there].mean(axis=1), atol=1e-3)
+    assert torch.isfinite(mean_within(x, torch.zeros_like(mask))).all()
+
+
+def test_candidates_are_shown_mirrored_in_every_way_that_answers_are_averaged_over(
+    store: Store, patient: Patient
+) -> None:
+    recipe, cancer = CHARACTERISERS["soft_malignancy"], next(c for c in Cancer if patient.cancers(c))
+    z, y, x = (int(v) for v in patient.in_organ[cancer][0])
+    block = np.zeros((EDGE,) * 3, bool)
+    block[EDGE // 2 :, EDGE // 2 :, EDGE // 2 :] = True  # one corner of eight
+    mask = base64.b64encode(zlib.compress(np.packbits(block).tobytes())).decode()
+    known = Known(patient.seed, cancer.value, 0.5, cancer.value, "", 20.0, (z, y, x), mask)
+    rng = np.random.Generator(np.random.PCG64(1))
+    corners = {
+        tuple(int(axis.mean() > recipe.block[0] / 2) for axis in np.nonzero(look(recipe, store, known, rng, 0)[1]))
+        for _ in range(40)
+    }
+    assert corners == {(z, 1, x) for z in (0, 1) for x in (0, 1)}
+    network = next(n for n in networks({"soft_malignancy"}) if n.id == "soft_malignancy")
+    assert network.mirror == ("z", "x") == MIRROR
 
 
 def test_candidates_answer_only_questions_that_are_asked_of_them(patient: Patient) -> None:
