@@ -29,8 +29,7 @@ FAT* 2019. Made by `engines/reference/card.py` from the training's journals and 
 {networks}
 
 - A candidate is a connected part of the organ's region with a probability of at least {seeded:g}; its score is the
-  highest mean probability of 27 voxels in it, its odds times the odds that the third stage gives it (lung and breast:
-  the product of the two probabilities). The case's score is the highest of its candidates'.
+  highest mean probability of 27 voxels in it{scoring}. The case's score is the highest of its candidates'.
 
 ## Intended use
 {intended_use}
@@ -52,7 +51,9 @@ Per case: sensitivity and specificity of the whole cascade at two thresholds a c
 {cohorts}
 
 ## Training data
-Procedural torsos (`engines/phantom`), each with each cancer by a chance of about one half:
+Procedural torsos (`engines/phantom`), each with each cancer by a chance of about one half. Candidates are those of a
+network's last leg, which are from *crowded* torsos too: up to three cancers of an organ, and far more look-alikes than
+the law has (`CROWDED_CANCERS`, `CROWDED_LOOKALIKES` in `engines/reference/recipes.py`).
 
 {data}
 
@@ -98,6 +99,7 @@ def card(manifest: ManifestDraft, trained: Path) -> str:
         licence=manifest.licence,
         networks=_table(("network", "sees", "says", "features"), map(_network, manifest.networks)),
         seeded=extraction.probability if extraction else 0.0,
+        scoring=_scoring(manifest.cancers),
         intended_use=manifest.intended_use,
         law=difficulty.VERSION,
         digest=difficulty.digest()[:16],
@@ -108,6 +110,25 @@ def card(manifest: ManifestDraft, trained: Path) -> str:
         tried_figures="\n".join(f"- `{name}`: {_tried(trained / name)}" for name in RECIPES if name in runs),
         gaps="".join(f"- {gap}\n" for gap in _gaps(runs)),
     )
+
+
+_COMBINED = {
+    "odds": "its odds times the odds that the third stage gives it",
+    "multiply": "times the probability that the third stage gives it",
+    "replace": "then what the third stage says instead",
+}
+
+
+def _scoring(models: Sequence[CancerModel]) -> str:
+    """What becomes of a detector's score in stage 3, and for which cancers."""
+    told = [
+        (
+            text,
+            [m.cancer.value for m in models for q in m.characterisers if (q.question, q.score) == ("malignancy", how)],
+        )
+        for how, text in _COMBINED.items()
+    ]
+    return "".join(f"; for {', '.join(cancers)} {text}" for text, cancers in told if cancers)
 
 
 def _run(folder: Path) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def test_a_card_has_mitchells_headings_and_no_figure_that_nobody_measured(tmp_pa
     assert "NaN" not in text
     assert " nan" not in text
     assert "`liver_subtype` was not trained" in text
+    assert "of 27 voxels in it. The case's score" in text  # without a third stage, a detector's score is the score
 
 
 def test_a_calibrated_bundles_card_tells_of_every_threshold_and_of_labels_never_seen(tmp_path: Path) -> None:
@@ -62,6 +63,8 @@ def test_a_calibrated_bundles_card_tells_of_every_threshold_and_of_labels_never_
     rows = [line for line in text.splitlines() if "0.938 (0.900–0.970) | 0.9989 (0.9970–1.0000) | 83 / 900" in line]
     assert len(rows) == 2 * len(Cancer)
     assert "- 1,000 torsos\n" in text
+    assert "for pancreas, stomach, colorectum its odds times the odds that" in text
+    assert "for oesophagus, breast, liver times the probability that" in text
     assert "candidates: benign 40, liver 7, stomach 0 | 250 | 5 | 2.13.0 | cpu |" in text
     assert "`soft_malignancy` has seen no candidate that is stomach" in text
     assert "`soft_malignancy` was not trained" not in text
