@@ -144,6 +144,8 @@ def _sees(spec: Network) -> str:
     }[spec.stage]
     more = f", then the labels of {spec.after}" if spec.after else ""
     more += ", then a mask" if spec.mask else ""
+    for reference in spec.references:
+        more += f", then how bright the {reference.organ} is"
     return f"{where}, {_tiling(spec.tiling)}{more}"
 
 

@@ -160,7 +160,7 @@ class Cascade:
 
     def _localise(self, scan: _Scan, wanted: list[CancerModel]) -> Mapping[str, FoundOrgan]:
         manifest = self._bundle.manifest
-        asked = frozenset().union(*(looked_at(model) for model in wanted))
+        asked = frozenset().union(*(looked_at(model) | manifest.compared_with(model) for model in wanted))
         with scan.watch.timed("localise"):
             network = self._network(manifest.localiser.id)
             return localise(scan.hu, scan.spacing_mm, manifest.organs, network, scan.watch, asked)
@@ -199,7 +199,7 @@ class Cascade:
         watch.check()
         with watch.timed("lesions"):
             candidates = extract(probability, region.organ, region.grid.spacing_mm, model.extraction)
-        candidates = self._characterised(model, scan, candidates, region)
+        candidates = self._characterised(model, scan, candidates, region, organs)
         scan.observe(Look(model, candidates, region, organ_score))
         answer = decide(model.cancer, model, candidates, organ_score)
         if answer.verdict is Verdict.NEGATIVE:
@@ -234,12 +234,20 @@ class Cascade:
             return classify(scan.hu, scan.spacing_mm, found, margin_mm, model.classifier.label, network, scan.watch)
 
     def _characterised(
-        self, model: CancerModel, scan: _Scan, candidates: tuple[Candidate, ...], region: Region
+        self,
+        model: CancerModel,
+        scan: _Scan,
+        candidates: tuple[Candidate, ...],
+        region: Region,
+        organs: Mapping[str, FoundOrgan],
     ) -> tuple[Candidate, ...]:
+        brightness = {name: organ.looks.median_hu for name, organ in organs.items()}
         for question in model.characterisers:
             network = self._network(question.network)
             with scan.watch.timed("characterise"):
-                candidates = characterise(scan.hu, scan.spacing_mm, candidates, region, question, network, scan.watch)
+                candidates = characterise(
+                    scan.hu, scan.spacing_mm, candidates, region, question, network, scan.watch, brightness
+                )
         return candidates
 
     def _before(self, network_id: str, scan: _Scan) -> Before | None:

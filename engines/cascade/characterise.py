@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from core.volume import Index, Vector
 from engines.cascade.budget import Watch
 from engines.cascade.calibration import logistic, logit
 from engines.cascade.candidates import Candidate
-from engines.cascade.intensity import Float
+from engines.cascade.intensity import Float, normaliser
 from engines.cascade.loaded import LoadedNetwork
 from engines.cascade.preprocess import Grid, axis_weights, interpolate
 from engines.cascade.region import Region
@@ -44,12 +45,15 @@ def characterise(
     question: Characteriser,
     network: LoadedNetwork,
     watch: Watch,
+    brightness: Mapping[str, float | None] = MappingProxyType({}),
 ) -> tuple[Candidate, ...]:
-    """The candidates with what the network says of them, highest score first. hu: canonical."""
+    """The candidates with what the network says of them, highest score first. hu: canonical. brightness: median HU of
+    organs, None where nothing was found of one."""
+    known = references_of(network, hu, brightness)
     answered = list(candidates)
     for number, candidate in enumerate(candidates[:MOST]):
         watch.check()
-        scores = network.scores(_look(hu, spacing_mm, candidate, region, network, watch), watch)
+        scores = network.scores(_look(hu, spacing_mm, candidate, region, network, watch, known), watch)
         answered[number] = told(candidate, question, network.spec.labels, scores)
     return tuple(sorted(answered, key=lambda c: (-c.score, -c.volume_mm3, c.box)))
 
@@ -64,16 +68,33 @@ def told(candidate: Candidate, question: Characteriser, labels: tuple[str, ...],
     return replace(candidate, score=_COMBINED[question.score](candidate.score, malignant))
 
 
+def references_of(network: LoadedNetwork, hu: Scan, brightness: Mapping[str, float | None]) -> tuple[float, ...]:
+    """What fills the channels of the network's references."""
+    if not network.spec.references:
+        return ()
+    rule = normaliser(network.spec.intensity, lambda: hu)
+    seen = ((brightness.get(reference.organ), reference.otherwise_hu) for reference in network.spec.references)
+    return tuple(rule.value(otherwise if hu is None else hu) for hu, otherwise in seen)
+
+
 def _look(
-    hu: Scan, spacing_mm: Vector, candidate: Candidate, region: Region, network: LoadedNetwork, watch: Watch
+    hu: Scan,
+    spacing_mm: Vector,
+    candidate: Candidate,
+    region: Region,
+    network: LoadedNetwork,
+    watch: Watch,
+    known: tuple[float, ...],
 ) -> Float:
-    """The network's input (I, Z, Y, X) in its own axes: the candidate in the middle, and its mask."""
+    """The network's input (I, Z, Y, X) in its own axes: the candidate in the middle, its mask, its references."""
     tiling = network.spec.tiling
     assert tiling.kind in ("fixed", "centred"), "the manifest allows nothing else"
     grid = _grid(candidate, region, network, network.axes.to_canonical(tiling.size))
-    watch.reserve(network.memory_bytes(grid.shape, 1 + network.spec.mask), "looking at a lesion")
+    watch.reserve(network.memory_bytes(grid.shape, 1 + network.spec.further_channels), "looking at a lesion")
     with watch.timed("preprocess"):
-        extra = _mask_on(grid, candidate, region)[None] if network.spec.mask else None
+        more = [_mask_on(grid, candidate, region)] if network.spec.mask else []
+        more += [np.full(grid.shape, value, np.float32) for value in known]
+        extra = np.stack(more) if more else None
         sampler = Sampler(network.spec, hu, spacing_mm, grid)
         return sampler.sample(grid.whole, network.runtime, extra, watch.check).image.values()
 

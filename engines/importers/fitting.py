@@ -65,13 +65,13 @@ def fitted(model: ModelProto, spec: Network, name: str, others: Mapping[str, Net
 
 
 def input_channels(spec: Network, others: Mapping[str, Network]) -> int:
-    """Channels that the cascade feeds: the scan, one for each label of the network before, the mask."""
+    """Channels that the cascade feeds: the scan, one for each label of the network before, mask and references."""
     before = others.get(spec.after) if spec.after is not None else None
     labels = 0
     if before is not None:
         labels = len(before.labels) - 1 if before.activation == "softmax" else max(before.region_order, default=0)
         labels = labels or len(before.labels)
-    return 1 + labels + int(spec.mask)
+    return 1 + labels + spec.further_channels
 
 
 def _check_types(model: ModelProto, name: str) -> None:

@@ -49,6 +49,7 @@ from engines.manifest.networks import (
     Network,
     Patches,
     Raw,
+    Reference,
     Resampling,
     Rescale,
     Spline,
@@ -136,6 +137,11 @@ class ManifestDraft(Part):
         """How this bundle looks for a cancer; None if it does not."""
         return next((c for c in self.cancers if c.cancer is cancer), None)
 
+    def compared_with(self, model: CancerModel) -> frozenset[str]:
+        """The organs whose brightness the networks are told that look at a cancer's candidates."""
+        networks = [self.network(characteriser.network) for characteriser in model.characterisers]
+        return frozenset(reference.organ for network in networks for reference in network.references)
+
     def clinical_allowed(self, cancer: Cancer, jurisdiction: str, on: dt.date) -> bool:
         """Whether this bundle may be used on patients for `cancer` there and then. A site's sign-off comes on top."""
         return not self.synthetic and any(a.covers(cancer, jurisdiction, on) for a in self.authorisations)
@@ -158,6 +164,9 @@ class ManifestDraft(Part):
                     yield f"organ {organ.name}: the localiser has no label {label}"
         for network in self.networks:
             yield from self._dangling_predecessor(network)
+            for reference in network.references:
+                if reference.organ not in organs:
+                    yield f"network {network.id}: no organ {reference.organ} to compare with"
         for model in self.cancers:
             for fault in self._dangling_in(model, organs):
                 yield f"cancer {model.cancer.value}: {fault}"
@@ -272,6 +281,7 @@ __all__ = [
     "Patches",
     "Platt",
     "Raw",
+    "Reference",
     "Resampling",
     "Rescale",
     "Role",

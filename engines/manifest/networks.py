@@ -155,11 +155,19 @@ _TILINGS: dict[str, tuple[str, ...]] = {
 _DIRECTIONS = ("SI", "PA", "LR")
 
 
+class Reference(Part):
+    """An organ whose brightness in this scan a network is told, to compare with: blood, or the organ's own tissue."""
+
+    organ: Name = Field(description="an organ of this manifest; the median HU of its core at the localiser's spacing")
+    otherwise_hu: HU = Field(description="HU; what the network is told where nothing of the organ was found")
+
+
 class Network(Part):
     """One network, as one ONNX file or as one for each fold of its training.
 
     Input `image`, float32 (1, I, Z, Y, X): the scan; then the labels of `after`, one-hot, without its background; then
-    the mask, where `mask` asks for it. Output `logits`, float32 (1, C, Z, Y, X), C the number of labels; of a network
+    the mask, where `mask` asks for it; then one channel for each of `references`, filled with its HU as the intensity
+    rule makes it. Output `logits`, float32 (1, C, Z, Y, X), C the number of labels; of a network
     that classifies or characterises (1, C). Spatial axes of `whole` and `patch` are dynamic or fit.
     """
 
@@ -184,6 +192,9 @@ class Network(Part):
     mask: bool = Field(
         default=False, description="a last input channel holds the organ's (classify) or lesion's (characterise) mask"
     )
+    references: tuple[Reference, ...] = Field(
+        default=(), description="characterise: organs whose brightness fills further input channels, one each"
+    )
     activation: Literal["softmax", "sigmoid"] = Field(
         description="softmax: labels exclude each other, the first is background; sigmoid: each label by itself"
     )
@@ -199,6 +210,11 @@ class Network(Part):
     def classifies(self) -> bool:
         """True where the output is (1, C): one score a label, no map."""
         return self.stage in ("classify", "characterise")
+
+    @property
+    def further_channels(self) -> int:
+        """Input channels of its mask and its references."""
+        return int(self.mask) + len(self.references)
 
     @property
     def sees_all(self) -> bool:
@@ -224,6 +240,11 @@ class Network(Part):
             raise ValueError(f"a network that is to {self.stage} can't have tiling {self.tiling.kind}")
         if self.mask and not self.classifies:
             raise ValueError("only a network that classifies or characterises takes a mask")
+        if self.references and self.stage != "characterise":
+            raise ValueError("only a network that characterises takes references")
+        if self.references and self.intensity.kind not in ("clip", "none"):
+            raise ValueError("references go with intensities that are the same in every scan: clip or none")
+        refuse_repeats((reference.organ for reference in self.references), "reference")
         if self.after is not None and self.stage in ("classify", "characterise"):
             raise ValueError("only a network that gives a map can follow another")
         if isinstance(self.resampling, Spline) and self.tiling.kind in ("fixed", "centred"):

@@ -95,7 +95,7 @@ def with_memory(
         if ids is not None and spec.id not in ids:
             networks.append(spec)
             continue
-        key = (spec.files, spec.after, spec.mask, measured_size(spec))
+        key = (spec.files, spec.after, spec.further_channels, measured_size(spec))
         if key not in found:
             say(f"{spec.id}: measuring its memory")
             found[key] = with_margin(largest_bytes_per_voxel(bundle, spec, runs))
@@ -129,9 +129,9 @@ def measured_size(spec: Network) -> Index:
 
 
 def input_channels(manifest: Manifest, spec: Network) -> int:
-    """Channels that the cascade feeds a network: the scan, the labels of the one before, the mask."""
+    """Channels that the cascade feeds a network: the scan, the labels of the one before, mask and references."""
     before = 0 if spec.after is None else label_count(manifest.network(spec.after))
-    return 1 + before + int(spec.mask)
+    return 1 + before + spec.further_channels
 
 
 def _in_a_process(onnx: Path, channels: int, size: Index, choice: Sequence[str]) -> int:

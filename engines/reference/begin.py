@@ -63,7 +63,7 @@ def _filled(network: Network, path: Path) -> dict[str, torch.Tensor]:
         model: Any = UNet(recipe.features, len(recipe.labels), scenery)
     else:
         looking = CHARACTERISERS[network.id]
-        model = Characteriser(looking.features, len(looking.labels))
+        model = Characteriser(looking.features, len(looking.labels), len(looking.references))
     state: dict[str, torch.Tensor] = model.state_dict()
     weights = weights_of(path)
     wanted = {k for k in state if not k.startswith("scenery.") and not k.endswith("num_batches_tracked")}

@@ -147,6 +147,10 @@ def _network(network: Network) -> tuple[str, ...]:
     recipe = RECIPES.get(network.id) or CHARACTERISERS[network.id]
     window = f"{recipe.window.low:g} to {recipe.window.high:g} HU"
     seen = f"{size} at {network.spacing_mm[0]:g} mm, {window}"
+    if network.mask:
+        seen += ", the candidate's mask"
+    if network.references:
+        seen += f", median HU of {' and '.join(r.organ for r in network.references)}"
     return (f"`{network.id}`", seen, ", ".join(network.labels), "-".join(map(str, recipe.features)))
 
 

@@ -29,6 +29,8 @@ from engines.reference.recipes import CHARACTERISERS, MIRROR, SPACING_MM, Charac
 from engines.reference.scanner import draw_look, scanned
 
 _SHAKE = 4
+_UNSURE_HU = 0.5
+"""Standard deviation of what the localiser's masks do to an organ's median."""
 
 
 def class_of(recipe: CharacteriserRecipe, known: Known) -> int | None:
@@ -68,7 +70,7 @@ class Looking:
 
     def build(self) -> Characteriser:
         """The network, untrained."""
-        return Characteriser(self.recipe.features, len(self.recipe.labels))
+        return Characteriser(self.recipe.features, len(self.recipe.labels), len(self.recipe.references))
 
     def begin(self, leg: int) -> None:
         """Nothing: what is learned from is what was mined."""
@@ -122,19 +124,23 @@ def _weights(group: Sequence[Known]) -> npt.NDArray[np.float64]:
 def look(
     recipe: CharacteriserRecipe, store: Store, known: Known, rng: np.random.Generator, shake: int = _SHAKE
 ) -> npt.NDArray[np.float32]:
-    """The network's input (2, z, y, x): the candidate in its surroundings, scanned anew, and its mask; mirrored at
-    random along the axes of MIRROR."""
+    """The network's input (2 + R, z, y, x): the candidate in its surroundings, scanned anew, its mask, and references
+    as the same scan shows them; mirrored at random along the axes of MIRROR."""
     patient = store.patient(known.seed)
     stored = patient.stored
     moved = np.asarray(known.centre) + rng.integers(-shake, shake + 1, 3)
     z, y, x = (int(c) - n // 2 for c, n in zip(moved, recipe.block, strict=True))
     hu = stored.read((z, y, x), recipe.block, {"hu": AIR_HU})["hu"].astype(np.float32)
-    image = scanned(hu, *patient.noise((z, y, x), recipe.block), draw_look(rng, SPACING_MM), SPACING_MM, rng)
+    scan = draw_look(rng, SPACING_MM)
+    image = scanned(hu, *patient.noise((z, y, x), recipe.block), scan, SPACING_MM, rng)
     corner = [a - (c - EDGE // 2) for a, c in zip((z, y, x), known.centre, strict=True)]
     where = tuple(slice(a, a + n) for a, n in zip(corner, recipe.block, strict=True))
-    both = np.stack([recipe.window.apply(image), known.unpacked()[where].astype(np.float32)])
+    channels = [recipe.window.apply(image), known.unpacked()[where].astype(np.float32)]
+    for organ in recipe.references:
+        seen = store.reference(known.seed, organ) + scan.offset_hu + rng.normal(0, _UNSURE_HU)
+        channels.append(np.full(recipe.block, recipe.window.apply(np.float32(seen)), np.float32))
     flips = tuple(1 + "zyx".index(axis) for axis in MIRROR if rng.random() < 0.5)
-    return np.ascontiguousarray(np.flip(both, flips))
+    return np.ascontiguousarray(np.flip(np.stack(channels), flips))
 
 
 def main() -> None:

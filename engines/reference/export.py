@@ -8,7 +8,7 @@ reads plain float32. A bundle takes three fifths of the room in git and in a pac
 changes the weights no further.
 
 a map           input `image` (1, 1, Z, Y, X), output `logits` (1, C, Z, Y, X); Z, Y, X dynamic
-a characteriser input `image` (1, 2, Z, Y, X) of fixed size, output `logits` (1, C)
+a characteriser input `image` (1, 2 + R, Z, Y, X) of fixed size, output `logits` (1, C)
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ in the abdomen's network, a seventh of what computing in bf16 does."""
 def load_trained(recipe: Recipe | CharacteriserRecipe, folder: Path) -> Any:
     """The moving average of a checkpoint's weights as a network ready to infer in fp32 on the CPU."""
     if isinstance(recipe, CharacteriserRecipe):
-        model: Any = Characteriser(recipe.features, len(recipe.labels))
+        model: Any = Characteriser(recipe.features, len(recipe.labels), len(recipe.references))
     else:
         model = UNet(recipe.features, len(recipe.labels))
     state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)["average"]
@@ -57,7 +57,7 @@ def to_onnx(model: Any, recipe: Recipe | CharacteriserRecipe) -> bytes:
     buffer = BytesIO()
     torch.onnx.export(
         model,
-        (torch.zeros(1, 2 if fixed else 1, *input_shapes(recipe)[0]),),
+        (torch.zeros(1, channels_of(recipe), *input_shapes(recipe)[0]),),
         buffer,
         opset_version=OPSET,
         input_names=["image"],
@@ -97,6 +97,11 @@ def rounded(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(kept.view(np.float32).reshape(weights.shape), np.float32)
 
 
+def channels_of(recipe: Recipe | CharacteriserRecipe) -> int:
+    """How many channels a network's input has."""
+    return 2 + len(recipe.references) if isinstance(recipe, CharacteriserRecipe) else 1
+
+
 def input_shapes(recipe: Recipe | CharacteriserRecipe) -> Sequence[Index]:
     """Shapes (z, y, x) to try a network on."""
     if isinstance(recipe, CharacteriserRecipe):
@@ -110,11 +115,10 @@ def check_against_torch(model: Any, recipe: Recipe | CharacteriserRecipe, path: 
     EXACT as exported, COMPACT with rounded weights."""
     network = OnnxRuntime(1).load(path)
     rng = np.random.Generator(np.random.PCG64(0))
-    channels = 2 if isinstance(recipe, CharacteriserRecipe) else 1
     worst = 0.0
     for shape in input_shapes(recipe):
-        image: npt.NDArray[np.float32] = rng.standard_normal((1, channels, *shape), dtype=np.float32)
-        image[:, 1:] = image[:, 1:] > 0.5  # a mask
+        image: npt.NDArray[np.float32] = rng.standard_normal((1, channels_of(recipe), *shape), dtype=np.float32)
+        image[:, 1:2] = image[:, 1:2] > 0.5  # a mask
         with torch.no_grad():
             expected = model(torch.from_numpy(image)).numpy()
         difference = np.abs(network.run(image) - expected).max() / np.abs(expected).max()

@@ -25,6 +25,7 @@ from engines.manifest import (
     OperatingPoint,
     Organ,
     Patches,
+    Reference,
     WholeVolume,
 )
 from engines.manifest.cancers import Sex
@@ -47,6 +48,8 @@ _FROM_ML: dict[str, float] = {
 _MARGIN_MM: dict[str, float] = {
     "lung": 8, "liver": 8, "pancreas": 14, "oesophagus": 12, "stomach": 12, "colon": 12, "breast": 12, "aorta": 0,
 }  # fmt: skip
+_OTHERWISE_HU: dict[str, float] = {"aorta": 42, "liver": 55}
+"""What most people's look like, should one not be found: the rules below refuse such a scan."""
 _SEXES: dict[Cancer, tuple[Sex, ...]] = {Cancer.BREAST: ("F", "O")}
 """Whose cancer is looked for: torsos of men have none of the breast, so nothing was learned of it."""
 _SEEDED = 0.3
@@ -84,6 +87,7 @@ def _looking_network(recipe: CharacteriserRecipe) -> Network:
         intensity=_clip(recipe.window),
         tiling=Centred(size=recipe.block),
         mask=True,
+        references=tuple(Reference(organ=organ, otherwise_hu=_OTHERWISE_HU[organ]) for organ in recipe.references),
         mirror=MIRROR,
         activation="softmax",
         labels=recipe.labels,

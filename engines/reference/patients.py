@@ -18,6 +18,7 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from core import durable
+from core.errors import EngineError
 from core.finding import Cancer
 from core.volume import Index
+from engines.cascade.localise import looks_of
 from engines.cascade.preprocess import Grid, resample
 from engines.phantom import (
     COVERAGE,
@@ -50,11 +53,20 @@ from engines.reference.recipes import (
     CROWDED_CANCERS,
     CROWDED_LOOKALIKES,
     CROWDED_SEED,
+    ORGANS,
     SPACING_MM,
     TAKEN,
 )
 
 Points = npt.NDArray[np.int16]
+
+
+class NoOrgan(EngineError):
+    """A patient lacks an organ whose brightness a network is to be told."""
+
+    default_remedy = "Ask for organs that every whole torso has."
+
+
 _POINTS_OF_FINDING, _POINTS_OF_ORGAN = 40, 400
 
 
@@ -184,6 +196,10 @@ class Store:
         self._render(seed, wait=True)
         return open_patient(self._path(seed))
 
+    def reference(self, seed: int, organ: str) -> float:
+        """HU: how bright one of the localiser's organs is in a patient, before the scanner is a bit off."""
+        return _reference(self, seed, organ)
+
     def fill(self, seeds: Sequence[int]) -> None:
         """Render those that are missing. What another process is at is left to it, and waited for at the end: two
         that need the same patients share the work."""
@@ -200,6 +216,17 @@ class Store:
 
     def _path(self, seed: int) -> Path:
         return self.folder / f"{seed}.bricks"
+
+
+@cache
+def _reference(store: Store, seed: int, organ: str) -> float:
+    stored = store.patient(seed).stored
+    mask = np.isin(stored.array("coarse_organs"), ORGANS[organ])
+    hu = stored.array("coarse_hu")[tuple(slice(n) for n in mask.shape)]
+    seen = looks_of(mask, hu.astype(np.float32), np.ones(mask.shape, np.float32)).median_hu
+    if seen is None:
+        raise NoOrgan(f"patient {seed} has no {organ} that others could be compared with")
+    return seen
 
 
 @contextmanager

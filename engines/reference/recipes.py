@@ -206,7 +206,7 @@ class CharacteriserRecipe:
     """How a network that looks at single candidates is built and trained.
 
     question: of all candidates of these cancers, which cancer is it, if any; or of one cancer, which subtype. block:
-    voxels (z, y, x) at SPACING_MM around the candidate.
+    voxels (z, y, x) at SPACING_MM around the candidate. references: organs whose brightness in this scan it is told.
     """
 
     name: str
@@ -214,6 +214,7 @@ class CharacteriserRecipe:
     cancers: tuple[Cancer, ...]
     window: Window
     labels: tuple[str, ...]
+    references: tuple[str, ...] = ()
     features: tuple[int, ...] = (16, 32, 64, 96)
     block: Index = (48, 48, 48)
     batch: int = 12
@@ -226,17 +227,26 @@ def _subtypes(cancer: Cancer) -> tuple[str, ...]:
     return tuple(kind.replace(" ", "_") for kind in difficulty.SUBTYPES[cancer.value])
 
 
-_SOFT_CANCERS = tuple(c for c in Cancer if c is not Cancer.LUNG)
+_INNER = (Cancer.PANCREAS, Cancer.OESOPHAGUS, Cancer.STOMACH, Cancer.COLORECTUM)
 CHARACTERISERS: dict[str, CharacteriserRecipe] = {
     recipe.name: recipe
     for recipe in (
         CharacteriserRecipe(
-            name="soft_malignancy", question="malignancy", cancers=_SOFT_CANCERS, window=SOFT,
-            labels=("benign", *(c.value for c in _SOFT_CANCERS)), features=(16, 32, 64, 128), iterations=17000,
+            name="soft_malignancy", question="malignancy", cancers=_INNER, window=SOFT, references=("aorta",),
+            labels=("benign", *(c.value for c in _INNER)), features=(16, 32, 64, 128), iterations=21000,
+        ),
+        CharacteriserRecipe(
+            name="liver_malignancy", question="malignancy", cancers=(Cancer.LIVER,), window=SOFT,
+            references=("aorta", "liver"), labels=("benign", Cancer.LIVER.value), features=(16, 32, 64, 128),
+            iterations=24000,
+        ),
+        CharacteriserRecipe(
+            name="breast_malignancy", question="malignancy", cancers=(Cancer.BREAST,), window=SOFT,
+            labels=("benign", Cancer.BREAST.value), features=(16, 32, 64, 128), iterations=21000,
         ),
         CharacteriserRecipe(
             name="lung_malignancy", question="malignancy", cancers=(Cancer.LUNG,), window=AIRY,
-            labels=("benign", Cancer.LUNG.value), iterations=10500,
+            labels=("benign", Cancer.LUNG.value), iterations=14500,
         ),
         CharacteriserRecipe(
             name="pancreas_subtype", question="subtype", cancers=(Cancer.PANCREAS,), window=SOFT,

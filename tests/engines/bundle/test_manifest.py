@@ -19,6 +19,8 @@ def network(**changes: Any) -> Network:
     return Network.model_validate(base)
 
 
+LOOKING = {"stage": "characterise", "tiling": {"kind": "centred", "size": [32, 32, 32]}}
+LIVER = {"organ": "liver", "otherwise_hu": 55}
 CLASSIFIER = {"stage": "classify", "tiling": {"kind": "fixed", "size": [32, 32, 32]}}
 
 
@@ -33,6 +35,10 @@ CLASSIFIER = {"stage": "classify", "tiling": {"kind": "fixed", "size": [32, 32, 
         ({"region_order": [1]}, "region_order"),
         ({"region_order": [1], "activation": "sigmoid"}, "region_order"),
         ({"mask": True}, "takes a mask"),
+        ({"references": [LIVER]}, "takes references"),
+        ({**LOOKING, "references": [LIVER, {**LIVER, "otherwise_hu": 0}]}, "named twice"),
+        ({**LOOKING, "references": [LIVER], "intensity": {"kind": "zscore"}, "normalise_first": True}, "same in every"),
+        ({**LOOKING, "references": [{"organ": "liver"}]}, "otherwise_hu"),
         ({"tiling": {"kind": "centred", "size": [8, 8, 8]}}, "can't have tiling centred"),
         ({"stage": "localise", "tiling": {"kind": "fixed", "size": [8, 8, 8]}}, "can't have tiling fixed"),
         ({"stage": "classify"}, "can't have tiling patch"),
@@ -147,6 +153,15 @@ def test_a_network_follows_only_one_that_maps_the_whole_scan(before: str, fault:
     assert draft(networks=networks).unresolved() == (f"network lung_lesion: {fault}",)
     follows_the_localiser = [NETWORKS[0], {**NETWORKS[1], "after": "localiser"}, *NETWORKS[2:]]
     assert draft(networks=follows_the_localiser).unresolved() == ()
+
+
+def test_a_network_is_told_of_organs_that_the_bundle_knows() -> None:
+    looking = [*fields()["networks"], {**NETWORKS[-1], "references": [LIVER]}]
+    assert draft(networks=looking).unresolved() == ("network look: no organ liver to compare with",)
+    liver = {**fields()["organs"][0], "name": "liver"}
+    told = draft(networks=looking, organs=[*fields()["organs"], liver], cancers=cancer(characterisers=[ASKS]))
+    assert told.unresolved() == ()
+    assert told.compared_with(told.cancers[0]) == {"liver"}
 
 
 def case_level(**changes: Any) -> dict[str, Any]:

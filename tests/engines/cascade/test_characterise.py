@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.cascade.candidates import Candidate
-from engines.cascade.characterise import told
-from engines.manifest import Characteriser
+from engines.cascade.characterise import references_of, told
+from engines.cascade.loaded import LoadedNetwork
+from engines.manifest import Characteriser, Network
+from engines.runtime.onnx import OnnxRuntime
 
 LABELS = ("benign", "malignant", "other")
 
@@ -28,6 +30,20 @@ def scored(score: float, malignant: float, how: str) -> float:
 )
 def test_the_manifest_says_how_two_opinions_become_one(how: str, score: float) -> None:
     assert scored(0.9, 0.8, how) == pytest.approx(score)
+
+
+def test_a_reference_goes_through_the_network_s_window_and_has_a_value_where_its_organ_is_missing() -> None:
+    references = [{"organ": organ, "otherwise_hu": 55} for organ in ("aorta", "liver", "spleen", "bone")]
+    spec = Network.model_validate({
+        "id": "look", "stage": "characterise", "files": ["look.onnx"], "spacing_mm": [2, 2, 2], "mask": True,
+        "intensity": {"kind": "clip", "clip_low_hu": -160, "clip_high_hu": 240, "mean_hu": 40, "std_hu": 40},
+        "tiling": {"kind": "centred", "size": [8, 8, 8]}, "activation": "softmax", "labels": LABELS,
+        "references": references,
+    })  # fmt: skip
+    network, nothing = LoadedNetwork(spec, (), OnnxRuntime(1)), np.zeros((1, 1, 1), np.int16)
+    assert spec.further_channels == 5
+    found = {"aorta": 42.0, "liver": None, "bone": 700.0}
+    assert references_of(network, nothing, found) == pytest.approx((0.05, 0.375, 0.375, 5.0))
 
 
 @given(st.floats(0, 1))

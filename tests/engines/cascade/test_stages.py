@@ -167,6 +167,20 @@ def test_a_look_alike_is_told_from_a_cancer(tmp_path: Path, tiling: dict[str, An
     assert found.verdict is verdict
 
 
+@pytest.mark.parametrize(("lung_hu", "verdict"), [(-800, Verdict.POSITIVE), (-640, Verdict.NEGATIVE)])
+def test_a_candidate_is_compared_with_how_bright_an_organ_is_in_this_scan(
+    tmp_path: Path, lung_hu: int, verdict: Verdict
+) -> None:
+    """A lesion of 300 HU is 1100 HU brighter than a lung of -800 HU, and 940 HU brighter than one of -640 HU."""
+    question = {"network": "look", "question": "malignancy", "label": "malignant"}
+    look = {**CHARACTERISER, "references": [{"organ": "lung", "otherwise_hu": 0}]}
+    volume = toy.torso(lung_lesion_mm=12, lung=300)
+    volume.hu[volume.hu == toy.LUNG] = lung_hu
+    manifest = draft(look, cancers=[lung(characterisers=[question])])
+    found = answer(tmp_path, manifest, volume, look=networks.mean_in_mask_above_reference(1020))
+    assert found.verdict is verdict
+
+
 def test_a_subtype_is_told_with_its_probability(tmp_path: Path) -> None:
     question = {"network": "look", "question": "subtype"}
     manifest = draft({**CHARACTERISER, "labels": ["soft", "dense"]}, cancers=[lung(characterisers=[question])])

@@ -58,7 +58,7 @@ def test_a_card_has_mitchells_headings_and_no_figure_that_nobody_measured(tmp_pa
 
 
 def test_a_calibrated_bundles_card_tells_of_every_threshold_and_of_labels_never_seen(tmp_path: Path) -> None:
-    names = ("soft_malignancy",)
+    names = ("soft_malignancy", "liver_malignancy", "breast_malignancy")
     text = card(calibrated(draft("0.2.1", names)), trained(tmp_path, (*RECIPES, *names)))
     rows = [line for line in text.splitlines() if "0.938 (0.900–0.970) | 0.9989 (0.9970–1.0000) | 83 / 900" in line]
     assert len(rows) == 2 * len(Cancer)
@@ -66,5 +66,7 @@ def test_a_calibrated_bundles_card_tells_of_every_threshold_and_of_labels_never_
     assert "for pancreas, stomach, colorectum its odds times the odds that" in text
     assert "for oesophagus, breast, liver times the probability that" in text
     assert "candidates: benign 40, liver 7, stomach 0 | 250 | 5 | 2.13.0 | cpu |" in text
+    assert "-160 to 240 HU, the candidate's mask, median HU of aorta and liver |" in text
+    assert "-160 to 240 HU, the candidate's mask |" in text
     assert "`soft_malignancy` has seen no candidate that is stomach" in text
     assert "`soft_malignancy` was not trained" not in text

@@ -24,7 +24,7 @@ from engines.reference.characterise import Looking, NothingToLearn, class_of, lo
 from engines.reference.export import EXACT, check_against_torch, compact, load_trained, rounded, to_onnx
 from engines.reference.loop import Training
 from engines.reference.manifest import networks
-from engines.reference.network import UNet, mean_within
+from engines.reference.network import MEASURED, Characteriser, UNet, mean_within, measured
 from engines.reference.patients import Patient, Store
 from engines.reference.recipes import CHARACTERISERS, MIRROR, RECIPES, CharacteriserRecipe, Recipe
 from engines.reference.train import Mapping, map_loss, of_few, peak_loss, stops
@@ -36,7 +36,10 @@ FINE = replace(
     RECIPES["lung"], features=(8, 8), patch=(32, 32, 32), cases=(1, 1, 1), iterations=60, learning_rate=0.01,
     cancers=(Cancer.LUNG, Cancer.LIVER),
 )  # fmt: skip
-LOOK = replace(CHARACTERISERS["lung_malignancy"], features=(4, 8), block=(16, 16, 16), batch=2, iterations=6)
+LOOK = replace(
+    CHARACTERISERS["lung_malignancy"], features=(4, 8), block=(16, 16, 16), batch=2, iterations=6,
+    references=("aorta", "liver"),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -139,6 +142,70 @@ def test_a_characteriser_answers_for_what_is_in_the_mask() -> None:
     assert torch.isfinite(mean_within(x, torch.zeros_like(mask))).all()
 
 
+def test_what_is_measured_of_a_candidate_is_what_a_caliper_would_say() -> None:
+    """A ball of 60 HU in 20, with a calcified voxel and a rind of 40, an aorta of 44. One unit is 40 HU, 0 is 40."""
+    z, y, x = np.indices((48, 48, 48)) - 24
+    away = np.sqrt(z**2 + y**2 + x**2)
+    hu = np.where(away < 10, 60.0, 20.0)
+    hu[(away < 10) & (away >= 8)] = 40.0
+    hu[24, 24, 24] = 240.0
+    hu[24, 24, 40] = 200.0  # outside: no calcification of its own
+    block = np.stack([(hu - 40) / 40, away < 10, np.full_like(hu, 0.1)])[None].astype(np.float32)
+    told = measured(torch.from_numpy(block))[0].numpy()
+    assert told.shape == (MEASURED + 3,)
+    core, inner, rind, *shells = told[:7]
+    assert core == pytest.approx(0.5, abs=0.01)
+    assert -0.01 < rind < inner < 0.5
+    assert shells == pytest.approx([-0.5] * 4, abs=0.02)
+    spread, (highest, highest_mean, lowest_mean) = told[7:10], told[10:13]
+    assert spread[0] == pytest.approx(hu[away < 10].std() / 40, abs=0.01)
+    assert (spread > 0.1).all()
+    assert highest == pytest.approx(5)
+    assert 0.8 < highest_mean < 1.2
+    assert -0.5 < lowest_mean < 0.01  # reaches beyond the edge
+    assert told[13] == pytest.approx(np.log((away < 10).mean()), abs=1e-4)
+    assert 0.6 < told[14] < 0.8
+    assert told[15] == pytest.approx(0.1)
+    assert told[16] == pytest.approx(core - 0.1)
+    assert told[17] == pytest.approx(hu[away < 10].mean() / 40 - 1 - 0.1, abs=1e-3)
+    for axis in (2, 4):  # seen in a mirror it is the same
+        assert measured(torch.from_numpy(np.flip(block, axis).copy()))[0].numpy() == pytest.approx(told, abs=0.05)
+
+
+def test_what_is_measured_of_the_thinnest_candidate_and_of_none_is_a_number() -> None:
+    x = torch.zeros(3, 2, 16, 16, 16)
+    x[0, 1, 8, 8, 8] = 1  # no core
+    x[1, 1] = 1  # nothing around it
+    numbers = measured(x)
+    assert torch.isfinite(numbers).all()
+    assert (numbers[:, :7] == 0).all()
+
+
+def test_three_opinions_are_added_and_two_begin_without_any(store: Store, patient: Patient) -> None:
+    torch.manual_seed(1)
+    model = Characteriser((4, 8), 2, references=1).eval()
+    x = torch.randn(2, 3, 16, 16, 16)
+    x[:, 1:2] = (x[:, 1:2] > 0).float()
+    before = model(x)
+    for opinion in (model.inside, model.measured):
+        torch.nn.init.ones_(opinion[-1].weight)
+    assert not torch.allclose(model(x), before, atol=1e-3)
+
+
+def test_a_candidate_is_shown_with_what_its_scan_makes_of_the_references(store: Store, patient: Patient) -> None:
+    recipe = CHARACTERISERS["liver_malignancy"]
+    rng = np.random.Generator(np.random.PCG64(1))
+    shown = np.stack([look(recipe, store, known(patient, "liver", "liver"), rng)[2:] for _ in range(40)])
+    assert shown.shape == (40, 2, *recipe.block)
+    assert (shown == shown[:, :, :1, :1, :1]).all()
+    offsets = shown[:, :, 0, 0, 0] * recipe.window.std + recipe.window.mean
+    offsets -= [store.reference(patient.seed, organ) for organ in recipe.references]
+    assert 0.8 < offsets.std() < 2.5  # the scanner is off by 1.5 HU, a mask by half of one
+    assert np.corrcoef(offsets.T)[0, 1] > 0.7  # and is off for both at once
+    with pytest.raises(EngineError, match="no background"):
+        store.reference(patient.seed, "background")
+
+
 def test_candidates_are_shown_mirrored_in_every_way_that_answers_are_averaged_over(
     store: Store, patient: Patient
 ) -> None:
@@ -161,10 +228,12 @@ def test_candidates_are_shown_mirrored_in_every_way_that_answers_are_averaged_ov
 def test_candidates_answer_only_questions_that_are_asked_of_them(patient: Patient) -> None:
     soft, subtype = CHARACTERISERS["soft_malignancy"], CHARACTERISERS["liver_subtype"]
     hit = replace(known(patient, "liver", "liver"), kind="metastases")
-    assert class_of(soft, hit) == soft.labels.index("liver")
+    assert class_of(soft, hit) is None
+    assert class_of(CHARACTERISERS["liver_malignancy"], hit) == 1
     assert class_of(subtype, hit) == subtype.labels.index("metastases")
-    assert class_of(soft, replace(hit, asked="stomach")) == soft.labels.index("liver")
-    assert class_of(soft, replace(hit, truth="", kind="liver cyst")) == 0
+    assert class_of(soft, replace(hit, asked="stomach", truth="pancreas")) == soft.labels.index("pancreas")
+    assert class_of(soft, replace(hit, asked="stomach")) == 0  # a cancer, but none that it knows
+    assert class_of(CHARACTERISERS["liver_malignancy"], replace(hit, truth="", kind="liver cyst")) == 0
     assert class_of(subtype, replace(hit, truth="stomach")) is None
     assert class_of(soft, replace(hit, asked="lung")) is None
 

@@ -149,6 +149,25 @@ def mean_in_mask_above(limit_hu: float, steepness: float = 20.0) -> bytes:
     return _model(nodes, {**weights, "parts": np.array([1, 1])}, 2, inputs=2, scores=True)
 
 
+def mean_in_mask_above_reference(by_hu: float, steepness: float = 20.0) -> bytes:
+    """The same, above a reference (channel 2) by so much."""
+    nodes = [
+        helper.make_node("Split", ["image", "parts"], ["scan", "mask", "reference"], axis=1),
+        helper.make_node("Sub", ["scan", "reference"], ["away"]),
+        helper.make_node("Mul", ["away", "mask"], ["inside"]),
+        helper.make_node("GlobalAveragePool", ["inside"], ["sum"]),
+        helper.make_node("GlobalAveragePool", ["mask"], ["size"]),
+        helper.make_node("Div", ["sum", "size"], ["mean"]),
+        helper.make_node("Conv", ["mean", "w", "b"], ["map"]),
+        helper.make_node("Flatten", ["map"], ["logits"]),
+    ]
+    weights = {
+        "w": np.array([0.0, steepness]).reshape(2, 1, 1, 1, 1),
+        "b": np.array([0.0, -steepness * by_hu / 100]),
+    }
+    return _model(nodes, {**weights, "parts": np.array([1, 1, 1])}, 2, inputs=3, scores=True)
+
+
 def follower(limit_hu: float, steepness: float = 20.0) -> bytes:
     """Image and one channel of an earlier stage's label: positive above `limit_hu` inside that label only."""
     kernel = np.array([[0.0, 0.0], [steepness, 1000.0]]).reshape(2, 2, 1, 1, 1)
