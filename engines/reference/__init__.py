@@ -7,6 +7,7 @@
     scanner         a piece of a patient as scanned: kernel, dose, thickness drawn anew
     pieces, coarse  which piece a network sees at a step: detectors, localiser
     network         the U-Net and the characteriser
+    calipers        what is measured of a candidate, and a network that reads nothing else
     loop            steps, moving average, checkpoints
     train           localiser and detectors; tried on other patients by `validate`
     candidates      what the first two stages bring up in patients that they don't know

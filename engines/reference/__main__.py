@@ -36,8 +36,8 @@ from engines.reference.pack import MEMORY_RUNS
 Command = tuple[str, ...]
 LANES: tuple[tuple[str, ...], ...] = (("abdomen", "lung"), ("localiser", "chest"))
 LOOKING_LANES: tuple[tuple[str, ...], ...] = (
-    ("soft_malignancy", "breast_malignancy"),
-    ("liver_malignancy", "lung_malignancy", "pancreas_subtype", "liver_subtype"),
+    ("soft_malignancy",),
+    ("liver_malignancy", "breast_malignancy", "lung_malignancy", "pancreas_subtype", "liver_subtype"),
 )
 
 

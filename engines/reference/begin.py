@@ -22,7 +22,7 @@ from engines.bundle import Bundle, open_bundle
 from engines.manifest import Network
 from engines.reference import journal
 from engines.reference.export import weights_of
-from engines.reference.network import Characteriser, UNet
+from engines.reference.network import UNet, looking_network
 from engines.reference.recipes import CHARACTERISERS, RECIPES, SCENERY
 
 
@@ -63,7 +63,7 @@ def _filled(network: Network, path: Path) -> dict[str, torch.Tensor]:
         model: Any = UNet(recipe.features, len(recipe.labels), scenery)
     else:
         looking = CHARACTERISERS[network.id]
-        model = Characteriser(looking.features, len(looking.labels), len(looking.references))
+        model = looking_network(looking)
     state: dict[str, torch.Tensor] = model.state_dict()
     weights = weights_of(path)
     wanted = {k for k in state if not k.startswith("scenery.") and not k.endswith("num_batches_tracked")}

@@ -24,7 +24,7 @@ FAT* 2019. Made by `engines/reference/card.py` from the training's journals and 
 ## Model details
 - Made by the OneScan project; licence {licence}, weights included.
 - Plain 3D U-Nets at half their input's resolution and small classifiers (convolution, batch norm, ReLU; no pretrained
-  weights), exported to ONNX opset 17, weights rounded to ten bits. Why so: ADR 0024.
+  weights); *calipers* are a few layers that read what is measured of a candidate. Exported to ONNX opset 17, weights rounded to ten bits. Why so: ADR 0024.
 
 {networks}
 
@@ -77,6 +77,8 @@ and a convincing picture is not evidence. The label, the mode and the report's w
 ## Caveats and recommendations
 - Texture is Gaussian noise of three grains and anatomy has one topology: people will be unfamiliar in ways that this
   model can't know, and what it says of them means nothing.
+- Subtypes are next to guesses: on candidates of 40 other crowded torsos 79 % of 22 were right for the pancreas (the
+  commoner subtype is 77 %), 36 % of 60 for the liver (47 %).
 - Candidates under 5 mm are dropped. A sign more than 64 mm from its cancer is lost on the detectors.
 {gaps}
 ## How to reproduce
@@ -151,7 +153,7 @@ def _network(network: Network) -> tuple[str, ...]:
         seen += ", the candidate's mask"
     if network.references:
         seen += f", median HU of {' and '.join(r.organ for r in network.references)}"
-    return (f"`{network.id}`", seen, ", ".join(network.labels), "-".join(map(str, recipe.features)))
+    return (f"`{network.id}`", seen, ", ".join(network.labels), "-".join(map(str, recipe.features)) or "calipers")
 
 
 def _data(name: str, run: dict[str, Any]) -> tuple[str, ...]:

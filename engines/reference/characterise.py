@@ -17,19 +17,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from torch.nn import functional
 
 from core.errors import EngineError
+from engines.reference.calipers import measured, numbers_of
 from engines.reference.candidates import EDGE, Known, read_all
 from engines.reference.loop import Training
-from engines.reference.network import Characteriser
+from engines.reference.network import looking_network
 from engines.reference.patients import Store
 from engines.reference.pieces import AIR_HU
 from engines.reference.recipes import CHARACTERISERS, MIRROR, SPACING_MM, CharacteriserRecipe
 from engines.reference.scanner import draw_look, scanned
 
+SMOOTHED = 0.02
+"""Of a label's certainty, to keep networks from being surer than they can know."""
 _SHAKE = 4
-_UNSURE_HU = 0.5
+_UNSURE_HU = 0.3
 """Standard deviation of what the localiser's masks do to an organ's median."""
 
 
@@ -68,9 +72,9 @@ class Looking:
             raise NothingToLearn(f"{recipe.name} needs candidates of two kinds, there are {only}")
         self._weights = [_weights(group) for group in self.groups]
 
-    def build(self) -> Characteriser:
+    def build(self) -> nn.Module:
         """The network, untrained."""
-        return Characteriser(self.recipe.features, len(self.recipe.labels), len(self.recipe.references))
+        return looking_network(self.recipe)
 
     def begin(self, leg: int) -> None:
         """Nothing: what is learned from is what was mined."""
@@ -80,6 +84,15 @@ class Looking:
 
     def loss(self, model: Any, rng: np.random.Generator, device: str) -> tuple[torch.Tensor, dict[str, float]]:
         """Cross-entropy of one batch; half of it benign where that is the question."""
+        image, target = (t.to(device) for t in self.batch(rng))
+        with torch.autocast(device, dtype=torch.bfloat16):
+            logits = model(image.contiguous(memory_format=torch.channels_last_3d))
+        loss = functional.cross_entropy(logits.float(), target, label_smoothing=SMOOTHED)
+        right = float((logits.detach().argmax(1) == target).float().mean())
+        return loss, {"right": right}
+
+    def batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Candidates as `look` shows them, (n, 2 + R, z, y, x), and their labels, (n,)."""
         images, targets = [], []
         for _ in range(self.recipe.batch):
             number = self._group(rng)
@@ -87,13 +100,7 @@ class Looking:
             known = group[int(rng.choice(len(group), p=self._weights[number]))]
             images.append(look(self.recipe, self.store, known, rng))
             targets.append(number)
-        image = torch.from_numpy(np.stack(images)).to(device).contiguous(memory_format=torch.channels_last_3d)
-        target = torch.tensor(targets, device=device)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            logits = model(image)
-        loss = functional.cross_entropy(logits.float(), target, label_smoothing=0.02)
-        right = float((logits.detach().argmax(1) == target).float().mean())
-        return loss, {"right": right}
+        return torch.from_numpy(np.stack(images)), torch.tensor(targets)
 
     def _group(self, rng: np.random.Generator) -> int:
         """A label that some candidate has; every second time benign where that is the question."""
@@ -114,6 +121,59 @@ class Looking:
         """The recipe, and how many candidates there are of each label."""
         counts = {label: len(group) for label, group in zip(self.recipe.labels, self.groups, strict=True)}
         return {**asdict(self.recipe), "candidates": counts}
+
+
+class Measuring(Looking):
+    """The task of calipers. To scan a candidate anew is dear, and a few numbers are all that they read of it: so those
+    are remembered, and every step learns from hundreds of looks, a few of them new."""
+
+    def __init__(self, recipe: CharacteriserRecipe, store: Store, rows: Sequence[Known]) -> None:
+        super().__init__(recipe, store, rows)
+        self._memory = Memory(numbers_of(len(recipe.references)))
+
+    def loss(self, model: Any, rng: np.random.Generator, device: str) -> tuple[torch.Tensor, dict[str, float]]:
+        """Cross-entropy of many looks that are remembered."""
+        image, target = self.batch(rng)
+        self._memory.add(measured(image), target)
+        numbers, target = (t.to(device) for t in self._memory.draw(rng))
+        logits = model.read(numbers)
+        loss = functional.cross_entropy(logits, target, label_smoothing=SMOOTHED)
+        return loss, {"right": float((logits.detach().argmax(1) == target).float().mean())}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What was measured so far."""
+        return self._memory.state()
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """As it was when `state` told of it."""
+        self._memory.restore(state)
+
+
+class Memory:
+    """The latest looks, as what was measured of them."""
+
+    def __init__(self, numbers: int, size: int = 16384) -> None:
+        self._numbers, self._truth = torch.zeros(size, numbers), torch.zeros(size, dtype=torch.int64)
+        self._seen = 0
+
+    def add(self, numbers: torch.Tensor, truth: torch.Tensor) -> None:
+        """(n, C) of n looks and their labels; the oldest are forgotten."""
+        places = (self._seen + torch.arange(len(truth))) % len(self._truth)
+        self._numbers[places], self._truth[places] = numbers, truth
+        self._seen += len(truth)
+
+    def draw(self, rng: np.random.Generator, count: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+        """(count, C) and (count,): any of the looks that are remembered."""
+        chosen = torch.from_numpy(rng.integers(0, min(self._seen, len(self._truth)), count))
+        return self._numbers[chosen], self._truth[chosen]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All of it."""
+        return {"numbers": self._numbers, "truth": self._truth, "seen": torch.tensor(self._seen)}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Of `state`."""
+        self._numbers, self._truth, self._seen = state["numbers"], state["truth"], int(state["seen"])
 
 
 def _weights(group: Sequence[Known]) -> npt.NDArray[np.float64]:
@@ -156,7 +216,8 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     try:
-        task = Looking(CHARACTERISERS[a.network], Store(a.store), read_all(a.candidates))
+        recipe = CHARACTERISERS[a.network]
+        task = (Looking if recipe.features else Measuring)(recipe, Store(a.store), read_all(a.candidates))
     except NothingToLearn as error:
         # Six cancers should not wait for one that the first stages never find: `pack` leaves this network out.
         print(f"{error}: not trained. {error.remedy()}", flush=True)

@@ -26,7 +26,7 @@ from onnx import numpy_helper
 
 from core.errors import EngineError
 from core.volume import Index
-from engines.reference.network import Characteriser, UNet
+from engines.reference.network import UNet, looking_network
 from engines.reference.recipes import CharacteriserRecipe, Recipe
 from engines.runtime.onnx import OnnxRuntime
 
@@ -41,7 +41,7 @@ in the abdomen's network, a seventh of what computing in bf16 does."""
 def load_trained(recipe: Recipe | CharacteriserRecipe, folder: Path) -> Any:
     """The moving average of a checkpoint's weights as a network ready to infer in fp32 on the CPU."""
     if isinstance(recipe, CharacteriserRecipe):
-        model: Any = Characteriser(recipe.features, len(recipe.labels), len(recipe.references))
+        model: Any = looking_network(recipe)
     else:
         model = UNet(recipe.features, len(recipe.labels))
     state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)["average"]

@@ -88,7 +88,7 @@ def _looking_network(recipe: CharacteriserRecipe) -> Network:
         tiling=Centred(size=recipe.block),
         mask=True,
         references=tuple(Reference(organ=organ, otherwise_hu=_OTHERWISE_HU[organ]) for organ in recipe.references),
-        mirror=MIRROR,
+        mirror=MIRROR if recipe.features else (),
         activation="softmax",
         labels=recipe.labels,
         bytes_per_voxel=256,
@@ -142,15 +142,15 @@ _VETOED = (Cancer.LUNG, Cancer.BREAST, Cancer.LIVER, Cancer.OESOPHAGUS)
 
 
 def _questions(cancer: Cancer, characterisers: Collection[str]) -> tuple[Characteriser, ...]:
-    asked = []
+    asked = {}
     for recipe in CHARACTERISERS.values():
         if cancer not in recipe.cancers or recipe.name not in characterisers:
             continue
         malignancy = recipe.question == "malignancy"
         label = cancer.value if malignancy else None
         score: Literal["multiply", "odds"] = "multiply" if cancer in _VETOED else "odds"
-        asked.append(Characteriser(network=recipe.name, question=recipe.question, label=label, score=score))
-    return tuple(asked)
+        asked[recipe.question] = Characteriser(network=recipe.name, question=recipe.question, label=label, score=score)
+    return tuple(asked.values())
 
 
 def draft(

@@ -42,8 +42,8 @@ VERSION = "0.2.0"
 MEMORY_RUNS = 3
 _SPACING_MM = (4.0, 2.5, 2.5)
 GOLDEN: dict[str, tuple[int, tuple[Cancer, ...]]] = {
-    "seven-cancers": (4_900_008, tuple(Cancer)),
-    "healthy": (4_900_047, ()),
+    "seven-cancers": (4_900_016, tuple(Cancer)),
+    "healthy": (4_900_050, ()),
 }
 """Golden cases: seed, and which cancers, 40 mm large. No score lies near a threshold: precisions move them."""
 REPOSITORY = Path(__file__).resolve().parents[2]

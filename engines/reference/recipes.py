@@ -207,6 +207,7 @@ class CharacteriserRecipe:
 
     question: of all candidates of these cancers, which cancer is it, if any; or of one cancer, which subtype. block:
     voxels (z, y, x) at SPACING_MM around the candidate. references: organs whose brightness in this scan it is told.
+    Without features it is a network that only measures (`calipers`).
     """
 
     name: str
@@ -227,26 +228,25 @@ def _subtypes(cancer: Cancer) -> tuple[str, ...]:
     return tuple(kind.replace(" ", "_") for kind in difficulty.SUBTYPES[cancer.value])
 
 
-_INNER = (Cancer.PANCREAS, Cancer.OESOPHAGUS, Cancer.STOMACH, Cancer.COLORECTUM)
+_SOFT_CANCERS = tuple(c for c in Cancer if c is not Cancer.LUNG)
 CHARACTERISERS: dict[str, CharacteriserRecipe] = {
     recipe.name: recipe
     for recipe in (
         CharacteriserRecipe(
-            name="soft_malignancy", question="malignancy", cancers=_INNER, window=SOFT, references=("aorta",),
-            labels=("benign", *(c.value for c in _INNER)), features=(16, 32, 64, 128), iterations=21000,
+            name="soft_malignancy", question="malignancy", cancers=_SOFT_CANCERS, window=SOFT,
+            labels=("benign", *(c.value for c in _SOFT_CANCERS)), features=(16, 32, 64, 128), iterations=17000,
         ),
         CharacteriserRecipe(
             name="liver_malignancy", question="malignancy", cancers=(Cancer.LIVER,), window=SOFT,
-            references=("aorta", "liver"), labels=("benign", Cancer.LIVER.value), features=(16, 32, 64, 128),
-            iterations=24000,
+            references=("aorta", "liver"), labels=("benign", Cancer.LIVER.value), features=(), batch=4, iterations=6000,
         ),
         CharacteriserRecipe(
             name="breast_malignancy", question="malignancy", cancers=(Cancer.BREAST,), window=SOFT,
-            labels=("benign", Cancer.BREAST.value), features=(16, 32, 64, 128), iterations=21000,
+            labels=("benign", Cancer.BREAST.value), features=(), batch=4, iterations=6000,
         ),
         CharacteriserRecipe(
             name="lung_malignancy", question="malignancy", cancers=(Cancer.LUNG,), window=AIRY,
-            labels=("benign", Cancer.LUNG.value), iterations=14500,
+            labels=("benign", Cancer.LUNG.value), features=(), batch=4, iterations=6000,
         ),
         CharacteriserRecipe(
             name="pancreas_subtype", question="subtype", cancers=(Cancer.PANCREAS,), window=SOFT,
@@ -258,6 +258,7 @@ CHARACTERISERS: dict[str, CharacteriserRecipe] = {
         ),
     )
 }  # fmt: skip
+"""Of two with a question about a cancer the later one is asked: it was made for that cancer alone."""
 
 
 def organ_table() -> npt.NDArray[np.uint8]:

@@ -52,6 +52,7 @@ def everything() -> ManifestDraft:
         "stage": "characterise",
         "tiling": {"kind": "centred", "size": [11, 12, 13]},
         "mask": True,
+        "references": [{"organ": "lung", "otherwise_hu": -800}],
     }
     fields["networks"] = [localiser, lung_lesion, liver_lesion, classifier, kind]
     lung, liver = fields["cancers"]
@@ -104,7 +105,7 @@ def test_every_part_of_a_manifest_is_shown() -> None:
         "sigmoid of background, lesion, written as 7, 9 in this order",
         "explicit Q/DQ variants of 2 folds",
         "stretched to 8×9×10",
-        "each candidate, 11×12×13 around it, then a mask",
+        "each candidate, 11×12×13 around it, then a mask, then how bright the lung is",
         "whole_liver: tumour for the organ as a whole, max of it and the best candidate",
         "kind: malignancy of each candidate, tumour to replace the score",
         "kind: subtype of each candidate",

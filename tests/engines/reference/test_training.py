@@ -19,12 +19,13 @@ import torch
 
 from core.errors import EngineError
 from core.finding import Cancer
+from engines.reference.calipers import Calipers, Standardised, mean_within, measured, numbers_of
 from engines.reference.candidates import EDGE, Known
-from engines.reference.characterise import Looking, NothingToLearn, class_of, look
+from engines.reference.characterise import Looking, Measuring, Memory, NothingToLearn, class_of, look
 from engines.reference.export import EXACT, check_against_torch, compact, load_trained, rounded, to_onnx
 from engines.reference.loop import Training
 from engines.reference.manifest import networks
-from engines.reference.network import MEASURED, Characteriser, UNet, mean_within, measured
+from engines.reference.network import UNet
 from engines.reference.patients import Patient, Store
 from engines.reference.recipes import CHARACTERISERS, MIRROR, RECIPES, CharacteriserRecipe, Recipe
 from engines.reference.train import Mapping, map_loss, of_few, peak_loss, stops
@@ -37,9 +38,10 @@ FINE = replace(
     cancers=(Cancer.LUNG, Cancer.LIVER),
 )  # fmt: skip
 LOOK = replace(
-    CHARACTERISERS["lung_malignancy"], features=(4, 8), block=(16, 16, 16), batch=2, iterations=6,
-    references=("aorta", "liver"),
+    CHARACTERISERS["soft_malignancy"], cancers=(Cancer.LUNG,), labels=("benign", "lung"), features=(4, 8),
+    block=(16, 16, 16), batch=2, iterations=6,
 )  # fmt: skip
+MEASURE = replace(CHARACTERISERS["liver_malignancy"], block=(16, 16, 16), batch=2, iterations=6)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,7 +154,7 @@ def test_what_is_measured_of_a_candidate_is_what_a_caliper_would_say() -> None:
     hu[24, 24, 40] = 200.0  # outside: no calcification of its own
     block = np.stack([(hu - 40) / 40, away < 10, np.full_like(hu, 0.1)])[None].astype(np.float32)
     told = measured(torch.from_numpy(block))[0].numpy()
-    assert told.shape == (MEASURED + 3,)
+    assert told.shape == (numbers_of(1),)
     core, inner, rind, *shells = told[:7]
     assert core == pytest.approx(0.5, abs=0.01)
     assert -0.01 < rind < inner < 0.5
@@ -181,15 +183,52 @@ def test_what_is_measured_of_the_thinnest_candidate_and_of_none_is_a_number() ->
     assert (numbers[:, :7] == 0).all()
 
 
-def test_three_opinions_are_added_and_two_begin_without_any(store: Store, patient: Patient) -> None:
+def test_numbers_are_standardised_by_all_that_was_seen_and_not_by_the_batch() -> None:
     torch.manual_seed(1)
-    model = Characteriser((4, 8), 2, references=1).eval()
-    x = torch.randn(2, 3, 16, 16, 16)
-    x[:, 1:2] = (x[:, 1:2] > 0).float()
-    before = model(x)
-    for opinion in (model.inside, model.measured):
-        torch.nn.init.ones_(opinion[-1].weight)
-    assert not torch.allclose(model(x), before, atol=1e-3)
+    scale, drawn = Standardised(2), torch.randn(4000, 2) * torch.tensor([0.02, 9.0]) + torch.tensor([1.0, -7.0])
+    for batch in drawn.split(8):
+        scale(batch)
+    assert scale(drawn).std(dim=0).numpy() == pytest.approx([1, 1], abs=0.15)
+    scale.eval()
+    alone, among = scale(drawn[:1]), scale(torch.cat((drawn[:1], torch.full((7, 2), 500.0))))[:1]
+    assert torch.equal(alone, among)
+    assert (scale(torch.full((1, 2), 500.0)) == 8).all()  # nothing is so far out that it drowns the rest
+
+
+def test_a_memory_forgets_the_oldest_looks() -> None:
+    memory, rng = Memory(1, size=8), np.random.Generator(np.random.PCG64(1))
+    for look_number in range(11):
+        memory.add(torch.tensor([[float(look_number)]]), torch.tensor([look_number % 2]))
+        assert memory.draw(rng)[0].max() == look_number
+    numbers, truth = memory.draw(rng)
+    assert set(numbers[:, 0].tolist()) == {3.0, 4, 5, 6, 7, 8, 9, 10}
+    assert torch.equal(numbers[:, 0] % 2, truth.float())
+    other = Memory(1, size=8)
+    other.restore(memory.state())
+    other.add(torch.tensor([[11.0]]), torch.tensor([1]))
+    assert other.draw(rng)[0].min() == 4
+
+
+def test_calipers_learn_to_tell_two_kinds_apart_and_go_on_after_a_kill_as_if_nothing_were(
+    tmp_path: Path, store: Store, patient: Patient
+) -> None:
+    small = known(patient, "", "liver")
+    z, y, x = (int(v) for v in patient.in_organ[Cancer.LIVER][0])
+    large = replace(known(patient, "liver", "liver"), centre=(z, y, x))  # in the liver, and not in the lung
+    task = Measuring(replace(MEASURE, iterations=60), store, [small, large])
+    whole = Training(task, tmp_path / "whole", 1)
+    whole.run()
+    assert json.loads((tmp_path / "whole" / "losses.jsonl").read_text().splitlines()[-1])["loss"] < 0.5
+    Training(Measuring(task.recipe, store, [small, large]), tmp_path / "killed", 1).run(25)
+    again = Training(Measuring(task.recipe, store, [small, large]), tmp_path / "killed", 1)
+    assert again.step == 25
+    again.run()
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(weights, again.model.state_dict()[name]), name
+    shown = torch.from_numpy(look(task.recipe, store, large, np.random.Generator(np.random.PCG64(3)))[None])
+    model = load_trained(task.recipe, tmp_path / "whole")
+    assert isinstance(model, Calipers)
+    assert int(model(shown).argmax()) == 1
 
 
 def test_a_candidate_is_shown_with_what_its_scan_makes_of_the_references(store: Store, patient: Patient) -> None:
@@ -228,22 +267,25 @@ def test_candidates_are_shown_mirrored_in_every_way_that_answers_are_averaged_ov
 def test_candidates_answer_only_questions_that_are_asked_of_them(patient: Patient) -> None:
     soft, subtype = CHARACTERISERS["soft_malignancy"], CHARACTERISERS["liver_subtype"]
     hit = replace(known(patient, "liver", "liver"), kind="metastases")
-    assert class_of(soft, hit) is None
+    assert class_of(soft, hit) == soft.labels.index("liver")
     assert class_of(CHARACTERISERS["liver_malignancy"], hit) == 1
     assert class_of(subtype, hit) == subtype.labels.index("metastases")
-    assert class_of(soft, replace(hit, asked="stomach", truth="pancreas")) == soft.labels.index("pancreas")
-    assert class_of(soft, replace(hit, asked="stomach")) == 0  # a cancer, but none that it knows
-    assert class_of(CHARACTERISERS["liver_malignancy"], replace(hit, truth="", kind="liver cyst")) == 0
+    assert class_of(soft, replace(hit, asked="stomach")) == soft.labels.index("liver")
+    assert class_of(soft, replace(hit, truth="", kind="liver cyst")) == 0
+    assert class_of(CHARACTERISERS["liver_malignancy"], replace(hit, asked="stomach")) is None
     assert class_of(subtype, replace(hit, truth="stomach")) is None
     assert class_of(soft, replace(hit, asked="lung")) is None
 
 
-@pytest.mark.parametrize("recipe", [COARSE, FINE, LOOK], ids=["localiser", "detector", "characteriser"])
+@pytest.mark.parametrize("recipe", [COARSE, FINE, LOOK, MEASURE], ids=["localiser", "detector", "looking", "calipers"])
 def test_exported_onnx_agrees_with_torch(
     tmp_path: Path, store: Store, patient: Patient, recipe: Recipe | CharacteriserRecipe
 ) -> None:
     if isinstance(recipe, CharacteriserRecipe):
-        Training(Looking(recipe, store, [known(patient, ""), known(patient, "lung")]), tmp_path, 1).run(2)
+        task = Looking if recipe.features else Measuring
+        asked = recipe.cancers[0].value
+        pair = [known(patient, "", asked), known(patient, asked, asked)]
+        Training(task(recipe, store, pair), tmp_path, 1).run(2)
     else:
         training(recipe, store, tmp_path).run(2)
     model = load_trained(recipe, tmp_path)
