@@ -33,12 +33,13 @@ from engines.runtime.onnx import OnnxRuntime
 
 IN_FP32 = frozenset(
     """
-    BatchNormalization Exp GlobalAveragePool GroupNormalization InstanceNormalization LayerNormalization Log
+    BatchNormalization Div Exp Gemm GlobalAveragePool GroupNormalization InstanceNormalization LayerNormalization Log
     LogSoftmax MeanVarianceNormalization Pow Range Reciprocal ReduceL2 ReduceMean ReduceProd ReduceSum
     ReduceSumSquare Softmax Softplus Sqrt
     """.split()  # noqa: SIM905
 )
-"""Operators that compute in fp32: sums over many voxels, and functions that leave fp16's range."""
+"""Operators that compute in fp32: sums over many voxels, functions that leave fp16's range, and what a few numbers go
+through at the end (ratios, fully connected layers), where exactness is free."""
 _FLOAT_ONLY_INPUTS = {"Resize": (1, 2)}
 """Inputs that the ONNX standard wants in float32 whatever the data are: region of interest and scales."""
 _OPSET_OF_FP16_SCALES = 19

@@ -89,7 +89,9 @@ def test_every_network_runs_on_its_shapes(bundle: Bundle) -> None:
     for spec in bundle.manifest.networks:
         network = OnnxRuntime(1).load(bundle.path(spec.files[0]))
         if spec.stage == "characterise":
-            logits = network.run(rng.standard_normal((1, 2, *spec.tiling.size), dtype=np.float32))
+            logits = network.run(
+                rng.standard_normal((1, 1 + spec.further_channels, *spec.tiling.size), dtype=np.float32)
+            )
             assert logits.shape == (1, len(spec.labels))
             continue
         for shape in ((64, 96, 32), (32, 64, 96)):
