@@ -24,7 +24,8 @@ FAT* 2019. Made by `engines/reference/card.py` from the training's journals and 
 ## Model details
 - Made by the OneScan project; licence {licence}, weights included.
 - Plain 3D U-Nets at half their input's resolution and small classifiers (convolution, batch norm, ReLU; no pretrained
-  weights); *calipers* are a few layers that read what is measured of a candidate. Exported to ONNX opset 17, weights rounded to ten bits. Why so: ADR 0024.
+  weights); *calipers* are a few layers that read what is measured of a candidate. Exported to ONNX opset 17, weights
+  rounded to ten bits. Why so: ADR 0024.
 
 {networks}
 
