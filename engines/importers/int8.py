@@ -22,7 +22,7 @@ from engines.bundle import Bundle, Content, write_bundle
 from engines.cascade import Cascade, PatientContext
 from engines.importers import ImportRefused
 from engines.importers.graph import read, to_bytes
-from engines.importers.quantise import to_int8
+from engines.importers.quantise import convolutions, to_int8
 from engines.manifest import ManifestDraft
 from engines.parity import run_golden
 from engines.runtime import Network, Runtime, Tensor
@@ -62,11 +62,17 @@ def add_int8(
         trials, kept = [], {}
         for network in bundle.manifest.networks:
             images = seen.get(network.id, [])
+            models = {name: read(bundle.path(name), name) for name in network.files}
             files = {}
-            for name in network.files if images else ():
-                say(f"quantising {name} with {len(images)} images")
-                files[name] = to_bytes(to_int8(read(bundle.path(name), name), images, name))
-            why = _why_not(bundle, {network.id: files}, Path(folder) / network.id, say) if files else "it never ran"
+            if not images:
+                why: str | None = "it never ran"
+            elif not all(map(convolutions, models.values())):
+                why = "it has no convolution, and nothing else is quantised"
+            else:
+                for name, model in models.items():
+                    say(f"quantising {name} with {len(images)} images")
+                    files[name] = to_bytes(to_int8(model, images, name))
+                why = _why_not(bundle, {network.id: files}, Path(folder) / network.id, say)
             trials.append(Trial(network.id, len(images), why is None, why or "golden cases hold"))
             if why is None:
                 kept[network.id] = files

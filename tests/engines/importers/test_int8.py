@@ -8,15 +8,17 @@ import pytest
 
 from core.errors import EngineError
 from engines import volumefile
-from engines.bundle import Bundle, open_bundle, write_bundle
+from engines.bundle import Bundle, Content, open_bundle, write_bundle
 from engines.importers import ImportRefused
 from engines.importers.assembly import expectations
 from engines.importers.graph import read
 from engines.importers.int8 import add_int8
 from engines.importers.quantise import check_int8
+from engines.manifest import ManifestDraft
 from engines.parity import run_golden
 from engines.runtime.choice import choose
 from tests.engines.cascade import toy
+from tests.engines.runtime import networks
 
 REFERENCE = Path(__file__).parents[3] / "engines" / "bundles" / "reference"
 
@@ -47,6 +49,28 @@ def test_a_network_gets_int8_exactly_where_the_golden_cases_hold(bundle: Bundle,
         for name in network.int8_files:
             check_int8(read(made.path(name), name), name)
     assert all(outcome.passed for outcome in run_golden(made, choose("openvino", 1, "int8").runtime))
+
+
+def test_a_network_without_a_convolution_stays_float_and_keeps_no_other_from_int8(tmp_path: Path) -> None:
+    look = toy.detector(
+        "look", ["benign", "malignant"], stage="characterise", mask=True, tiling={"kind": "centred", "size": [16] * 3}
+    )
+    question = {"network": "look", "question": "malignancy", "label": "malignant", "score": "odds"}
+    fields = toy.draft().model_dump()
+    fields["networks"] = [*fields["networks"], look]
+    fields["cancers"][0]["characterisers"] = [question]
+    files = [*toy.files(), Content("look.onnx", "network", networks.brighter_than_air())]
+    volume = toy.torso(lung_lesion_mm=9, liver_lesion_mm=10)
+    plain = write_bundle(tmp_path / "plain", ManifestDraft.model_validate(fields), files)
+    answered = expectations(toy.cascade(plain).analyse(volume, toy.ADULT))
+    fields["golden"] = [{"name": "torso", "input": "torso.npz", "age_years": 60, **answered}]
+    whole = write_bundle(tmp_path / "whole", ManifestDraft.model_validate(fields), [*files, toy.golden_file(volume)])
+    _, trials = add_int8(whole, [volume], tmp_path / "int8")
+    told = {trial.network: trial for trial in trials}
+    assert told["look"].images > 0
+    assert not told["look"].kept
+    assert told["look"].why == "it has no convolution, and nothing else is quantised"
+    assert told["lung_lesion"].kept
 
 
 def test_a_bundle_without_golden_cases_gets_no_int8(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from core.finding import Answer, Cancer, Lesion, Verdict
 from engines.cascade import Analysis
 from engines.reference.candidates import EDGE, candidates_of, scan_of
-from engines.reference.manifest import draft
+from engines.reference.manifest import draft, model_of
 from engines.reference.patients import Patient
 from engines.reference.recipes import CHARACTERISERS, ORGAN_OF_CANCER, ORGANS, RECIPES
 
@@ -51,9 +51,14 @@ def test_a_patient_is_scanned_with_noise_and_alike_at_every_call(patient: Patien
 def test_every_cancer_has_one_detector_one_organ_and_one_look_at_malignancy() -> None:
     for cancer in Cancer:
         assert sum(cancer in recipe.cancers for recipe in RECIPES.values()) == 1
-        asked = [r for r in CHARACTERISERS.values() if cancer in r.cancers and r.question == "malignancy"]
-        assert len(asked) == 1
-        assert cancer.value in asked[0].labels
+        model = model_of(cancer, tuple(CHARACTERISERS))
+        (asked,) = (c for c in model.characterisers if c.question == "malignancy")
+        recipe = CHARACTERISERS[asked.network]
+        assert cancer in recipe.cancers
+        assert asked.label == cancer.value
+        assert cancer.value in recipe.labels
+        own = f"{cancer.value}_malignancy"  # who was made for one cancer alone goes before who was made for six
+        assert asked.network == (own if own in CHARACTERISERS else "soft_malignancy")
         assert ORGAN_OF_CANCER[cancer] in ORGANS
 
 

@@ -168,6 +168,18 @@ def mean_in_mask_above_reference(by_hu: float, steepness: float = 20.0) -> bytes
     return _model(nodes, {**weights, "parts": np.array([1, 1, 1])}, 2, inputs=3, scores=True)
 
 
+def brighter_than_air() -> bytes:
+    """Scores 0 and how far the image is above 0 HU on average: no convolution in it."""
+    nodes = [
+        helper.make_node("Split", ["image", "parts"], ["scan", "mask"], axis=1),
+        helper.make_node("GlobalAveragePool", ["scan"], ["mean"]),
+        helper.make_node("Mul", ["mean", "both"], ["map"]),
+        helper.make_node("Flatten", ["map"], ["logits"]),
+    ]
+    weights = {"parts": np.array([1, 1]), "both": np.array([0.0, 1.0]).reshape(1, 2, 1, 1, 1)}
+    return _model(nodes, weights, 2, inputs=2, scores=True)
+
+
 def follower(limit_hu: float, steepness: float = 20.0) -> bytes:
     """Image and one channel of an earlier stage's label: positive above `limit_hu` inside that label only."""
     kernel = np.array([[0.0, 0.0], [steepness, 1000.0]]).reshape(2, 2, 1, 1, 1)
