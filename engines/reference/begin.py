@@ -40,8 +40,8 @@ def begin(bundle: Bundle, work: Path) -> list[str]:
         folder = work / network.id
         if network.id not in RECIPES.keys() | CHARACTERISERS.keys() or (folder / "checkpoint.pt").exists():
             continue
-        state = _filled(network, bundle.path(network.files[0]))
         step = int(told[network.id].run["step"])
+        state = _filled(network, bundle.path(network.files[0]), step)
         checkpoint: dict[str, Any] = {
             "model": state, "average": state, "optimiser": None, "step": step, "goal": step, "task": None,
             "skipped": told[network.id].run["skipped"], "begun": told[network.id].run["begun"],
@@ -54,8 +54,8 @@ def begin(bundle: Bundle, work: Path) -> list[str]:
     return begun
 
 
-def _filled(network: Network, path: Path) -> dict[str, torch.Tensor]:
-    """The network that the recipe builds, with the file's weights."""
+def _filled(network: Network, path: Path, step: int) -> dict[str, torch.Tensor]:
+    """The network that the recipe builds, with the file's weights, as after `step` batches."""
     torch.manual_seed(0)
     if network.id in RECIPES:
         recipe = RECIPES[network.id]
@@ -66,11 +66,12 @@ def _filled(network: Network, path: Path) -> dict[str, torch.Tensor]:
         model = looking_network(looking)
     state: dict[str, torch.Tensor] = model.state_dict()
     weights = weights_of(path)
-    wanted = {k for k in state if not k.startswith("scenery.") and not k.endswith("num_batches_tracked")}
+    counts = {k: torch.tensor(step) for k in state if k.endswith("num_batches_tracked")}  # no file has them
+    wanted = {k for k in state if not k.startswith("scenery.")} - counts.keys()
     shapes = {k: tuple(state[k].shape) for k in wanted}
     if shapes != {k: tuple(v.shape) for k, v in weights.items() if k in wanted}:
         raise OtherNetwork(f"{path.name} does not have the weights of the recipe {network.id}")
-    return {**state, **{k: weights[k] for k in wanted}}
+    return {**state, **counts, **{k: weights[k] for k in wanted}}
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ _FAR = 8.0
 """Below every value that a window lets through; standardised numbers are cut off there."""
 _LATEST = 0.002
 """How much of what is standardised by comes from the latest batch, at least."""
+_LEAST = 1e-3
+"""No number is taken to deviate by less; one that never changed would become a division by zero."""
 _FINER = (4.0, 12.0)
 
 
@@ -53,23 +55,24 @@ class Standardised(nn.Module):
     batch norm does it: the mean and deviation of a dozen candidates waver by more than the 1 HU that decides."""
 
     mean: torch.Tensor
-    variance: torch.Tensor
-    seen: torch.Tensor
+    deviation: torch.Tensor
+    num_batches_tracked: torch.Tensor
 
     def __init__(self, numbers: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(numbers))
-        self.register_buffer("variance", torch.ones(numbers))
-        self.register_buffer("seen", torch.zeros(1))
+        self.register_buffer("deviation", torch.ones(numbers))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
             with torch.no_grad():
-                self.seen += 1
-                share = float((1 / self.seen).clamp(min=_LATEST))
+                self.num_batches_tracked += 1
+                share = max(1 / int(self.num_batches_tracked), _LATEST)
                 self.mean.lerp_(x.mean(dim=0), share)
-                self.variance.lerp_((x - self.mean).square().mean(dim=0), share)
-        return ((x - self.mean) / (self.variance + 1e-6).sqrt()).clamp(-_FAR, _FAR)
+                variance = self.deviation.square().lerp((x - self.mean).square().mean(dim=0), share)
+                self.deviation.copy_(variance.sqrt().clamp(min=_LEAST))
+        return ((x - self.mean) / self.deviation).clamp(-_FAR, _FAR)
 
 
 def measured(x: torch.Tensor) -> torch.Tensor:
@@ -124,7 +127,7 @@ def _shrunk(mask: torch.Tensor) -> torch.Tensor:
 
 def _highest(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """(N, 1): the highest value where at least half of a voxel is in the mask."""
-    return torch.where(mask >= 0.5, x, torch.full_like(x, -_FAR)).amax(dim=(2, 3, 4))
+    return torch.where(mask >= 0.5, x, -_FAR).amax(dim=(2, 3, 4))
 
 
 def mean_within(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,7 @@ def test_a_network_without_a_convolution_stays_float_and_keeps_no_other_from_int
     fields = toy.draft().model_dump()
     fields["networks"] = [*fields["networks"], look]
     fields["cancers"][0]["characterisers"] = [question]
-    files = [*toy.files(), Content("look.onnx", "network", networks.brighter_than_air())]
+    files = [*toy.files(), Content("look.onnx", "network", networks.without_convolution())]
     volume = toy.torso(lung_lesion_mm=9, liver_lesion_mm=10)
     plain = write_bundle(tmp_path / "plain", ManifestDraft.model_validate(fields), files)
     answered = expectations(toy.cascade(plain).analyse(volume, toy.ADULT))

@@ -11,6 +11,8 @@ import pytest
 if importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnxruntime") is None:
     pytest.skip("training needs the extras `reference` and `cpu` (torch, onnxruntime)", allow_module_level=True)
 
+import torch
+
 from core.errors import EngineError
 from engines.bundle import Bundle, open_bundle
 from engines.commands.options import REFERENCE
@@ -49,6 +51,16 @@ def test_with_more_steps_training_goes_on_from_there(shipped: Bundle, tmp_path: 
     further = Training(Mapping(longer, Store(tmp_path)), tmp_path / "lung", 1)
     assert not further.finished
     assert (further.step, further.begun[-1]) == (step, step)
+
+
+def test_what_calipers_are_standardised_by_goes_on_from_what_all_of_the_training_saw(
+    shipped: Bundle, tmp_path: Path
+) -> None:
+    begin(shipped, tmp_path)
+    scale = load_trained(CHARACTERISERS["liver_malignancy"], tmp_path / "liver_malignancy").scale.train()
+    before = scale.mean.clone()
+    scale(before + torch.full((4, len(before)), 10.0))
+    assert (scale.mean - before).numpy() == pytest.approx(0.02, abs=1e-4)  # one batch of thousands, not the first
 
 
 def test_other_networks_and_bundles_that_tell_nothing_are_refused(
