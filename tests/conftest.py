@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from deploy.embedded import MosquittoBroker, OrthancPacs, PostgresCluster, StoragePacs, find_chromium
@@ -15,6 +16,11 @@ from deploy.embedded import MosquittoBroker, OrthancPacs, PostgresCluster, Stora
 _ROOT = Path(__file__).resolve().parent.parent
 _REAL_DATA = _ROOT.parent / "shared" / "data"
 _SERVERS = {"postgres", "database", "broker", "orthanc", "chromium"}
+
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")  # a busy machine is slow, which no test may take for a fault
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -194,13 +194,13 @@ def regular(tmp_path_factory: pytest.TempPathFactory) -> list[ImageHeader]:
     return headers_of(tmp_path_factory.mktemp("regular"), ct_series(14))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(order=st.permutations(range(14)))
 def test_the_stack_does_not_depend_on_the_order_of_the_files(regular: list[ImageHeader], order: list[int]) -> None:
     assert make_stack([regular[i] for i in order], StackRules()) == make_stack(regular, StackRules())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(gone=st.sets(st.integers(1, 12), min_size=1, max_size=4))
 def test_any_inner_slice_missing_is_seen(regular: list[ImageHeader], gone: set[int]) -> None:
     left = [h for i, h in enumerate(regular) if i not in gone]
@@ -209,7 +209,7 @@ def test_any_inner_slice_missing_is_seen(regular: list[ImageHeader], gone: set[i
     assert refused.value.reason in (Reason.MISSING_SLICES, Reason.MIXED_SPACING)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spacing=st.floats(0.4, 5.0), shift=st.floats(-1000, 1000), noise=st.integers(0, 2**32 - 1))
 def test_printed_positions_with_rounding_noise_still_make_a_grid(
     regular: list[ImageHeader], spacing: float, shift: float, noise: int

@@ -200,7 +200,7 @@ def read(study: dict[str, list[ImageHeader]], names: Sequence[str]) -> Selection
     return select([h for name in names for h in study[name]])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(names=parts, data=st.data())
 def test_the_order_of_the_files_does_not_matter(
     study: dict[str, list[ImageHeader]], names: set[str], data: st.DataObject
@@ -209,7 +209,7 @@ def test_the_order_of_the_files_does_not_matter(
     assert select(data.draw(st.permutations(headers))) == select(headers)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(names=st.sets(st.sampled_from(SERVING), min_size=1), more=st.sets(st.sampled_from(REFUSED), min_size=1))
 def test_a_refused_series_never_changes_what_is_read(
     study: dict[str, list[ImageHeader]], names: set[str], more: set[str]
@@ -222,7 +222,7 @@ def test_a_refused_series_never_changes_what_is_read(
     assert set(beside.refused) - set(alone.refused) == {uid("a", name) for name in more}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(names=parts)
 def test_every_cancer_has_one_series_or_one_reason(study: dict[str, list[ImageHeader]], names: set[str]) -> None:
     selection = read(study, sorted(names))

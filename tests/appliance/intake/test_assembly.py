@@ -283,7 +283,7 @@ def test_a_late_image_reopens() -> None:
     assert "12 slices" in complete.explanation
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), count=st.integers(3, 12))
 def test_order_and_duplicates_change_nothing(data: st.DataObject, count: int) -> None:
     facts = [*series(count), *series(4, series="2", spacing=5.0)]
@@ -292,14 +292,14 @@ def test_order_and_duplicates_change_nothing(data: st.DataObject, count: int) ->
     assert outcome(order) == outcome(facts)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(gone=st.sets(st.integers(1, 10), min_size=1, max_size=5), order=st.permutations(range(12)))
 def test_a_stack_with_a_hole_is_never_complete_by_geometry(gone: set[int], order: list[int]) -> None:
     decision = outcome([fact(i) for i in order if i not in gone])
     assert isinstance(decision, Waiting)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(jumps=st.lists(st.floats(-1e5, 1e5), max_size=12))
 def test_jumping_clocks_never_complete_what_is_open_and_never_hold_what_is_quiet(jumps: list[float]) -> None:
     assembly = Assembly(QUIET)
@@ -394,4 +394,4 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestTraffic.settings = settings(max_examples=100, stateful_step_count=30)

@@ -412,7 +412,7 @@ def test_missing_instances_belong_to_the_only_study_that_was_named() -> None:
     assert judge(references, {}, {"1.2"})[1].study_uid == ""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_damaged_request_is_refused_and_nothing_else(data: st.DataObject) -> None:
     whole = bytearray(encoded(commitment(uid("t"), ct_series(3))))

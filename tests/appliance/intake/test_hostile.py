@@ -228,7 +228,7 @@ def test_broken_messages_end_at_most_their_association(
         wait_for(lambda: not stand.links())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(fragments=st.lists(st.tuples(st.integers(0, 3), st.binary(max_size=60)), min_size=1, max_size=4))
 def test_noise_as_messages_never_ends_the_service(shared_stand: Stand, fragments: list[tuple[int, bytes]]) -> None:
     with association(shared_stand.port) as assoc:
@@ -302,7 +302,7 @@ def test_sequences_of_every_form_are_walked() -> None:
 WHOLE = {syntax: encoded(ct_slice(), syntax) for syntax in (EXPLICIT, IMPLICIT)}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(syntax=st.sampled_from([EXPLICIT, IMPLICIT]), cut=st.floats(0, 1, exclude_max=True))
 def test_every_cut_of_a_data_set_is_refused(syntax: str, cut: float) -> None:
     whole = WHOLE[syntax]
@@ -310,7 +310,7 @@ def test_every_cut_of_a_data_set_is_refused(syntax: str, cut: float) -> None:
         examine(whole[: int(len(whole) * cut)], syntax, str(CTImageStorage), str(ct_slice().SOPInstanceUID))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(
     syntax=st.sampled_from([EXPLICIT, IMPLICIT]),
     changes=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 255)), min_size=1, max_size=6),
@@ -323,7 +323,7 @@ def test_damaged_headers_are_taken_or_refused_never_anything_else(syntax: str, c
         examine(bytes(damaged), syntax, str(CTImageStorage), str(ct_slice().SOPInstanceUID))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(syntax=st.sampled_from([EXPLICIT, IMPLICIT]), noise=st.binary(max_size=400))
 def test_noise_is_refused(syntax: str, noise: bytes) -> None:
     with pytest.raises(InstanceRefused):

@@ -262,10 +262,10 @@ class Learning(RuleBasedStateMachine):
 
 
 TestLearning = Learning.TestCase
-TestLearning.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLearning.settings = settings(max_examples=60, stateful_step_count=40)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(count=st.integers(1, 40), data=st.data())
 def test_the_order_of_gaps_does_not_matter(count: int, data: st.DataObject) -> None:
     seconds = data.draw(st.lists(st.floats(0, 1e4), min_size=count, max_size=count))

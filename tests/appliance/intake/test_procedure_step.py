@@ -249,7 +249,7 @@ def test_the_table_has_every_case_and_no_step_begins_anew() -> None:
     assert len(TABLE) == 4 * 2 * 4
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), first=st.booleans())
 def test_a_damaged_request_is_refused_and_nothing_else(data: st.DataObject, first: bool) -> None:
     whole = bytearray(encoded(beginning() if first else ending(ct_series(3))))

@@ -41,7 +41,7 @@ def streamed(logits: npt.NDArray[np.float32], zoom: Zoom, decision: Decision, ro
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=shapes,
     target=shapes,
@@ -63,7 +63,7 @@ def test_softmax_labels_equal_the_argmax_of_full_size_logits(
     np.testing.assert_array_equal(got[clear], expected.argmax(axis=0)[clear])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=shapes,
     target=shapes,
@@ -114,7 +114,7 @@ def shares(labels: npt.NDArray[np.uint8], zoom: Zoom) -> npt.NDArray[np.float32]
     return np.stack([zoom_image((labels == value).astype(np.float32), zoom) for value in range(4)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=shapes, target=shapes, lone=st.sampled_from([None, 0, 2]), seed=st.integers(0, 99))
 def test_a_label_maps_voxel_takes_the_label_with_the_largest_share(
     shape: Index, target: Index, lone: int | None, seed: int

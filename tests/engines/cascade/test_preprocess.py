@@ -54,7 +54,7 @@ def test_the_mean_is_kept_when_voxels_are_merged(n: int, factor: int) -> None:
 volumes = st.tuples(st.tuples(sizes, sizes, sizes), st.tuples(spacings, spacings, spacings))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(volume=volumes, target=st.tuples(spacings, spacings, spacings), value=st.integers(-1024, 3000))
 def test_a_constant_volume_stays_constant_in_three_dimensions(
     volume: tuple[tuple[int, int, int], Vector], target: Vector, value: int
@@ -66,7 +66,7 @@ def test_a_constant_volume_stays_constant_in_three_dimensions(
     np.testing.assert_allclose(result, value, rtol=1e-5, atol=0.01)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_box_of_the_grid_is_that_part_of_the_whole_grid(data: st.DataObject) -> None:
     shape, spacing = data.draw(volumes)

@@ -47,14 +47,14 @@ def an_image(shape: Index, seed: int) -> npt.NDArray[np.float64]:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=shapes, target=shapes, order=st.sampled_from([0, 1, 3]), seed=st.integers(0, 99))
 def test_all_axes_at_once_equal_scipys_zoom(shape: Index, target: Index, order: int, seed: int) -> None:
     image, zoom = an_image(shape, seed), Zoom(shape, target, order)
     np.testing.assert_allclose(zoom_image(image, zoom), nnunet(image, zoom), atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(small, small, small),
     target=st.tuples(small, small, small),
@@ -85,7 +85,7 @@ def test_results_stay_within_the_range_of_what_was_resized() -> None:
     assert (result.min(), result.max()) == (0, 1000)  # the bare spline overshoots by about 80
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(shape=st.tuples(small, small, small), target=st.tuples(small, small, small), data=st.data())
 def test_a_box_is_that_part_of_the_whole(shape: Index, target: Index, data: st.DataObject) -> None:
     low = tuple(data.draw(st.integers(0, n - 1)) for n in target)

@@ -17,7 +17,7 @@ edges = st.tuples(*[st.integers(1, 24)] * 3)
 overlaps = st.floats(0, 0.9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=shapes, size=edges, overlap=overlaps)
 def test_weights_sum_to_one_in_every_voxel(
     shape: tuple[int, int, int], size: tuple[int, int, int], overlap: float

@@ -33,7 +33,7 @@ def test_about_and_arrays_come_back(stored: bricks.Bricks) -> None:
     assert stored.array("none").shape == (0, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     low=st.tuples(st.integers(-40, 75), st.integers(-40, 40), st.integers(-40, 60)),
     size=st.tuples(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50)),

@@ -124,7 +124,7 @@ def test_everything_that_is_not_in_the_table_is_refused(state: State, kind: PduT
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_damaged_request_is_answered_or_refused(data: st.DataObject) -> None:
     body = bytearray(request())

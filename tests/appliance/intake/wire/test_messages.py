@@ -46,7 +46,7 @@ def cut(data: bytes, points: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     dataset=st.binary(max_size=2000),
     cuts=st.lists(st.integers(0, 2000), max_size=6),
@@ -103,7 +103,7 @@ def test_what_makes_no_sense_is_refused(bodies: list[bytes], what: str) -> None:
         messages(Assembler(dataset_limit=100), *bodies)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(noise=st.lists(st.binary(max_size=80), max_size=4))
 def test_noise_is_refused_or_waits_for_more(noise: list[bytes]) -> None:
     assembler = Assembler(dataset_limit=100)

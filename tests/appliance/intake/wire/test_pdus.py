@@ -29,7 +29,7 @@ def fed(stream: PduStream, data: bytes) -> Iterator[tuple[PduType, bytes]]:
             yield pdu.type, bytes(pdu.body)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pdus=BODIES, cuts=st.lists(st.integers(1, 70_000), min_size=1, max_size=40), seed=st.integers(0, 255))
 def test_any_cut_gives_the_same_pdus(pdus: list[tuple[PduType, int]], cuts: list[int], seed: int) -> None:
     expected = [
