@@ -87,13 +87,18 @@ def isotonic(scores: Sequence[float], truth: Sequence[bool]) -> Isotonic:
 
 
 def choose_thresholds(
-    scores: Sequence[float], truth: Sequence[bool], sensitivity: float, specificity: float
+    scores: Sequence[float],
+    truth: Sequence[bool],
+    sensitivity: float,
+    specificity: float,
+    confidence: float | None = None,
 ) -> tuple[float, float]:
     """(negative below, positive at or above) for a rule-out and a rule-in point on tuning cases.
 
-    The lower is the highest threshold that keeps `sensitivity`, the upper the lowest that reaches `specificity`; where
-    they cross, both become the middle one between them: the tuning cases leave no doubtful zone. Both lie between two
-    observed scores, and have no more decimals than that needs. NotCalibrated without cases of both kinds.
+    The lower is the highest threshold that keeps `sensitivity`, the upper the lowest that reaches `specificity`: here
+    or, with a `confidence`, among others too (see `allowed_above`). Where they cross, both become the middle one
+    between them: the tuning cases leave no doubtful zone. Both lie between two observed scores, and have no more
+    decimals than that needs. NotCalibrated without cases of both kinds.
     """
     values, positive = np.asarray(scores, float), np.asarray(truth, bool)
     if not positive.any() or positive.all():
@@ -102,12 +107,26 @@ def choose_thresholds(
     middles = np.array([_between(a, b) for a, b in itertools.pairwise(cuts)])
     with_it, without = np.sort(values[positive]), np.sort(values[~positive])
     kept = 1 - np.searchsorted(with_it, middles) / len(with_it)
-    spared = np.searchsorted(without, middles) / len(without)
+    above = len(without) - np.searchsorted(without, middles)
     low = int(np.flatnonzero(kept >= sensitivity - 1e-12).max(initial=0))
-    high = int(np.flatnonzero(spared >= specificity - 1e-12).min(initial=len(middles) - 1))
+    allowed = allowed_above(len(without), specificity, confidence)
+    high = int(np.flatnonzero(above <= allowed).min(initial=len(middles) - 1))
     if low > high:
         low = high = (low + high) // 2
     return float(middles[low]), float(middles[high])
+
+
+def allowed_above(n: int, specificity: float, confidence: float | None = None) -> int:
+    """So many of n people without a cancer may lie above a threshold that is to have this specificity.
+
+    Without a confidence the share among these n may be as large as among all: of other samples half would then exceed
+    it. With one, what these n show of others must keep it (`upper_limit`). 0 also where n are too few to show it.
+    """
+    counted = int((1 - specificity) * n + 1e-9)
+    if confidence is None:
+        return counted
+    limits = (upper_limit(k, n, confidence) for k in range(counted + 1))
+    return max((k for k, limit in enumerate(limits) if limit <= 1 - specificity), default=0)
 
 
 def clopper_pearson(successes: int, n: int) -> tuple[float, float]:

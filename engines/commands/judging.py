@@ -38,6 +38,12 @@ def calibrate(
     specificity: Annotated[
         float, typer.Option(min=0, max=1, help="Reached by the upper threshold (positive from) on the tuning cases.")
     ] = 0.99,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5, max=0.999, help="With which others keep that specificity too, not just the tuning cases: 0.9, say."
+        ),
+    ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
@@ -74,13 +80,13 @@ def calibrate(
     if to.exists():
         raise ConfigError(f"{to} exists already", remedy="Choose a new folder or remove the old one first.")
     file = read_cases(cases)
-    wishes = Wishes(method, sensitivity, specificity, budget, at_least)
+    wishes = Wishes(method, sensitivity, specificity, budget, at_least, confidence)
     with archive.opened(bundle) as opened:
         models = _models(opened, file, cancer, budget)
         judged = judge(file, models, wishes, *_origin(file, kind, cohort))
         with err.status("answering the golden cases anew", spinner="line"):
             made = recalibrated(opened, judged, version, to, threads)
-    _report(made, judged, as_json)
+    _report(made, judged, wishes, as_json)
 
 
 def _models(bundle: Bundle, file: CaseFile, only: list[Cancer] | None, budget: float | None) -> list[CancerModel]:
@@ -117,7 +123,7 @@ def _origin(file: CaseFile, kind: Kind | None, cohort: str | None) -> tuple[Kind
     return chosen_kind, chosen_cohort
 
 
-def _report(made: Bundle, judged: Judged, as_json: bool) -> None:
+def _report(made: Bundle, judged: Judged, wishes: Wishes, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -127,6 +133,7 @@ def _report(made: Bundle, judged: Judged, as_json: bool) -> None:
                 "case_level": judged.case_level.model_dump(mode="json") if judged.case_level else None,
                 "raised_to": judged.raised_to,
                 "left_out": judged.left_out,
+                "too_few": {cancer.value: n for cancer, n in judged.too_few.items()},
             }
         )
         return
@@ -136,4 +143,10 @@ def _report(made: Bundle, judged: Judged, as_json: bool) -> None:
         out.print(f"  the budget took a specificity of {judged.raised_to:.2%} of every cancer on the tuning cases")
     if judged.left_out:
         out.print(f"  {judged.left_out} people without cancer were not analysed for all, and are not counted above")
+    if judged.too_few:
+        people = ", ".join(f"{cancer.value} {n}" for cancer, n in judged.too_few.items())
+        out.print(
+            f"  too few tuning cases without the cancer to show a specificity of {wishes.specificity:.4g} to others, "
+            f"wherever the threshold lies: {people}. More of others may be flagged; tune on more."
+        )
     out.print(f"Next: onescan-engines verify {escape(str(made.folder))}")

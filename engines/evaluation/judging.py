@@ -1,7 +1,8 @@
 """Calibration and thresholds from the tuning cases; evidence, and the budget of all cancers together, from the others.
 
     1  each cancer's calibration is fitted on the tuning cases of known truth
-    2  its thresholds keep the wanted sensitivity and specificity there
+    2  its thresholds keep the wanted sensitivity and specificity there; with a confidence, the specificity also among
+       others, as far as these cases can show it. Where they are too few to show it, their number is told
     3  where all cancers together flag too many tuning people without any cancer, the specificity wanted of every cancer
        is raised, in steps of one person, until the share flagged keeps the budget with 90 % confidence (its one-sided
        Clopper-Pearson limit): a share that only just keeps it here exceeds it in half of all other samples
@@ -35,6 +36,8 @@ from engines.manifest import Calibration, CancerModel, CaseLevel, OperatingPoint
 from engines.manifest.evidence import Kind
 
 Method = Literal["platt", "isotonic", "none"]
+CONFIDENCE = 0.9
+"""Of what tuning cases are said to show of others, where no other confidence is wanted."""
 _SETS: tuple[CaseSet, ...] = ("tuning", "judging")
 _FITS: Mapping[Method, Callable[[Sequence[float], Sequence[bool]], Calibration | None]] = {
     "platt": platt,
@@ -49,7 +52,8 @@ class Wishes:
 
     sensitivity: of rule-out, what `negative_below` keeps. specificity: of rule-in, what `positive_above` reaches.
     budget: share of people without cancer who may be flagged for one cancer or more; None: not asked for. at_least:
-    cases with and cases without each cancer, in each set, below which nothing is claimed.
+    cases with and cases without each cancer, in each set, below which nothing is claimed. confidence: with which the
+    specificity must hold for others than the tuning cases; None: it is counted on them.
     """
 
     method: Method
@@ -57,18 +61,21 @@ class Wishes:
     specificity: float
     budget: float | None
     at_least: int = 10
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
 class Judged:
     """models: in the given order. case_level: None without a budget. raised_to: the specificity that the budget took
     for every cancer, None where the wanted one was enough. left_out: healthy judging people whom not all cancers were
-    analysed for, and who therefore say nothing about the case level."""
+    analysed for, and who therefore say nothing about the case level. too_few: of which cancers the tuning cases without
+    it are too few to show the wanted specificity, wherever the threshold lies, and how many they are."""
 
     models: tuple[CancerModel, ...]
     case_level: CaseLevel | None
     raised_to: float | None
     left_out: int
+    too_few: Mapping[Cancer, int]
 
 
 def check(file: CaseFile, models: Sequence[CancerModel], wishes: Wishes) -> None:
@@ -100,10 +107,16 @@ def judge(file: CaseFile, models: Sequence[CancerModel], wishes: Wishes, kind: K
     fits = {model.cancer: _fit(file, model.cancer, wishes) for model in models}
     thresholds, raised_to = _thresholds(file, fits, wishes)
     judged = tuple(_judged(model, file, fits[model.cancer], thresholds[model.cancer], kind, cohort) for model in models)
-    if wishes.budget is None:
-        return Judged(judged, None, raised_to, 0)
-    case_level, left_out = _case_level(file, judged, wishes.budget, kind, cohort)
-    return Judged(judged, case_level, raised_to, left_out)
+    case_level, left_out = None, 0
+    if wishes.budget is not None:
+        case_level, left_out = _case_level(file, judged, wishes.budget, kind, cohort)
+    return Judged(judged, case_level, raised_to, left_out, _too_few(file, list(fits), wishes))
+
+
+def _too_few(file: CaseFile, cancers: Sequence[Cancer], wishes: Wishes) -> dict[Cancer, int]:
+    without = {cancer: _known(file, cancer)[1].count(False) for cancer in cancers}
+    confidence = wishes.confidence or CONFIDENCE
+    return {c: n for c, n in without.items() if upper_limit(0, n, confidence) > 1 - wishes.specificity}
 
 
 def flagged(model: CancerModel, raw: float | None) -> bool:
@@ -128,7 +141,8 @@ def _thresholds(
     healthy, _ = _healthy(file.of("tuning"), fits)
 
     def chosen(specificity: float) -> dict[Cancer, tuple[float, float]]:
-        return {c: choose_thresholds(likely[c], known[c][1], wishes.sensitivity, specificity) for c in fits}
+        wanted = wishes.sensitivity, specificity, wishes.confidence
+        return {c: choose_thresholds(likely[c], known[c][1], *wanted) for c in fits}
 
     def most_flagged(thresholds: Mapping[Cancer, tuple[float, float]]) -> float:
         hit = sum(any(calibrated(raw, fits[c]) >= thresholds[c][1] for c, raw in person.items()) for person in healthy)

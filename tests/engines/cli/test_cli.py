@@ -246,6 +246,7 @@ def test_calibrate_writes_a_new_bundle_that_verifies(bundle: Bundle, tmp_path: P
     )
     new = open_bundle(made)
     assert result["digest"] == new.digest != bundle.digest
+    assert result["too_few"] == {"lung": 20}
     lung, liver = new.manifest.cancers
     assert liver == bundle.manifest.cancers[1]
     assert lung.calibration is not None
@@ -261,6 +262,25 @@ def test_calibrate_writes_a_new_bundle_that_verifies(bundle: Bundle, tmp_path: P
     assert new_case.organs == old_case.organs
     again = ("calibrate", bundle.folder, cases, "--to", made, "--version", "1.2.0")
     assert "exists already" in engines(*again, status=1)
+
+
+def test_calibrate_says_where_people_are_too_few_and_raises_the_threshold_of_who_wants_to_be_sure(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    cases, at = _cases(tmp_path / "cases.json", bundle.digest), []
+    for version, specificity, options, said in (
+        ("1.1.0", 0.8, (), False),
+        ("1.2.0", 0.8, ("--confidence", 0.9), False),
+        ("1.3.0", 0.9, ("--confidence", 0.9), True),
+    ):
+        made = tmp_path / version
+        wish = ("--to", made, "--version", version, "--cancer", "lung", "--specificity", specificity, *options)
+        told = " ".join(engines("calibrate", bundle.folder, cases, *wish).split())
+        assert (
+            f"to show a specificity of {specificity} to others, wherever the threshold lies: lung 20" in told
+        ) == said
+        at.append(open_bundle(made).manifest.cancers[0].positive_above)
+    assert at[0] < at[1] == at[2]
 
 
 def test_calibrate_refuses_what_does_not_belong_together(bundle: Bundle, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from scipy import special
 
 from engines.calibration import (
     NotCalibrated,
+    allowed_above,
     choose_thresholds,
     clopper_pearson,
     evidence_at,
@@ -155,3 +156,24 @@ def test_a_long_staircase_is_thinned_to_what_a_manifest_holds() -> None:
     assert 50 < len(rule.scores) <= 1000
     worst = max(abs(calibrated(s, rule) - s) for s in np.linspace(0.05, 0.95, 50))
     assert worst < 0.1
+
+
+def test_with_a_confidence_fewer_may_lie_above_a_threshold_than_the_share_itself() -> None:
+    assert allowed_above(1000, 0.99) == 10
+    # 1 - beta.ppf: of 1,000, five above keep 99 % with 90 % confidence (limit 0.925 %), six do not (1.05 %)
+    assert allowed_above(1000, 0.99, 0.9) == 5
+    assert upper_limit(5, 1000, 0.9) < 0.01 < upper_limit(6, 1000, 0.9)
+    assert allowed_above(2302, 0.999, 0.9) == 0
+    assert upper_limit(0, 2302, 0.9) < 0.001 < upper_limit(0, 2301, 0.9)
+
+
+def test_thresholds_with_a_confidence_hold_for_others_nine_times_in_ten() -> None:
+    rng, kept = np.random.default_rng(3), {None: 0, 0.9: 0}
+    for _ in range(400):
+        scores = np.concatenate([rng.random(300), 0.5 + rng.random(40) / 2])
+        truth = [False] * 300 + [True] * 40
+        for confidence in kept:
+            _, high = choose_thresholds(list(scores), truth, 0.95, 0.97, confidence)
+            kept[confidence] += 1 - high <= 0.03  # of all others, whose scores are uniform
+    assert kept[0.9] / 400 > 0.87
+    assert 0.35 < kept[None] / 400 < 0.65

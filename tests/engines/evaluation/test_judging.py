@@ -127,6 +127,21 @@ def test_a_budget_raises_thresholds_until_all_cancers_together_keep_it() -> None
     assert tight.case_level.specificity == pytest.approx(1 - np.mean(hit))
 
 
+def test_cases_too_few_to_show_a_specificity_are_counted_and_a_confidence_raises_thresholds() -> None:
+    file = drawn(1)
+    without = {c: [case.cancers[c].truth for case in file.of("tuning")].count(0) for c in (Cancer.LUNG, Cancer.LIVER)}
+    plain, sure = (
+        judge(file, (LUNG, LIVER), Wishes("platt", 0.9, 0.95, None, confidence=c), "synthetic", "drawn")
+        for c in (None, 0.9)
+    )
+    assert plain.too_few == sure.too_few == {}
+    for a, b in zip(plain.models, sure.models, strict=True):
+        assert b.positive_above > a.positive_above
+        assert b.negative_below == a.negative_below
+    wanting = judge(file, (LUNG, LIVER), Wishes("platt", 0.9, 0.9999, None), "synthetic", "drawn")
+    assert wanting.too_few == without
+
+
 def test_two_good_specificities_multiply_to_one_that_is_worse() -> None:
     judged = judge(drawn(), (LUNG, LIVER), Wishes("platt", 0.9, 0.9, 0.5), "synthetic", "drawn")
     assert judged.case_level is not None
