@@ -5,7 +5,7 @@
                                                                     elsewhere too, with bench/results/evaluate-cases
     make bench-evaluate ARGS="--bundle model --positives 5 --healthy 20 --shifted 0 --dicom 0"        a first look
 
-Everybody is synthetic: no evidence about people. Seeds begin where neither training nor tuning may (7,000,000). A
+Everybody is synthetic: no evidence about people. Seeds begin where neither training nor tuning may (12,000,000). A
 detector of contrast and size stands beside it on the same cases. The page: var/evaluate/<digest>/report/report.html.
 """
 
