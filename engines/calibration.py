@@ -21,6 +21,8 @@ from engines.manifest.evidence import Kind
 
 Floats = npt.NDArray[np.float64]
 _MOST_POINTS = 1000
+CONFIDENCE = 0.9
+"""Of what cases are said to show of others, where no other confidence is wanted."""
 
 
 class NotCalibrated(EngineError):
@@ -120,13 +122,12 @@ def allowed_above(n: int, specificity: float, confidence: float | None = None) -
     """So many of n people without a cancer may lie above a threshold that is to have this specificity.
 
     Without a confidence the share among these n may be as large as among all: of other samples half would then exceed
-    it. With one, what these n show of others must keep it (`upper_limit`). 0 also where n are too few to show it.
+    it. With one, what these n show of others must keep it: the most whose `upper_limit` does. 0 also where n are too
+    few to show it.
     """
-    counted = int((1 - specificity) * n + 1e-9)
     if confidence is None:
-        return counted
-    limits = (upper_limit(k, n, confidence) for k in range(counted + 1))
-    return max((k for k, limit in enumerate(limits) if limit <= 1 - specificity), default=0)
+        return int((1 - specificity) * n + 1e-9)
+    return max(int(stats.binom.ppf(1 - confidence, n, 1 - specificity)) - 1, 0)
 
 
 def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
@@ -137,7 +138,7 @@ def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
     return (float(interval.low), float(interval.high))
 
 
-def upper_limit(successes: int, n: int, confidence: float = 0.9) -> float:
+def upper_limit(successes: int, n: int, confidence: float = CONFIDENCE) -> float:
     """Exact one-sided upper limit of a proportion; 1 where n is 0."""
     return 1.0 if successes >= n else float(stats.beta.ppf(confidence, successes + 1, n - successes))
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from core.errors import ConfigError
 from core.finding import Cancer
 from engines.calibration import (
+    CONFIDENCE,
     NotCalibrated,
     choose_thresholds,
     clopper_pearson,
@@ -36,8 +37,6 @@ from engines.manifest import Calibration, CancerModel, CaseLevel, OperatingPoint
 from engines.manifest.evidence import Kind
 
 Method = Literal["platt", "isotonic", "none"]
-CONFIDENCE = 0.9
-"""Of what tuning cases are said to show of others, where no other confidence is wanted."""
 _SETS: tuple[CaseSet, ...] = ("tuning", "judging")
 _FITS: Mapping[Method, Callable[[Sequence[float], Sequence[bool]], Calibration | None]] = {
     "platt": platt,

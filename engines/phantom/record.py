@@ -66,7 +66,8 @@ def longest_axial_mm(mask: npt.NDArray[np.bool_], spacing_yx_mm: tuple[float, fl
 
 def _volumes(rendered: Rendered) -> dict[str, float]:
     ml = rendered.volume.geometry.voxel_mm3 / 1000
-    counts = np.sum([np.bincount(plane.ravel(), minlength=256) for plane in rendered.organs], axis=0)  # of 8 bytes each
+    # Plane by plane, because bincount copies what it counts to 8 bytes each.
+    counts = np.sum([np.bincount(plane.ravel(), minlength=256) for plane in rendered.organs], axis=0)
     return {t.name.lower(): round(float(counts[t]) * ml, 2) for t in Tissue if counts[t]}
 
 

@@ -160,9 +160,9 @@ def test_a_long_staircase_is_thinned_to_what_a_manifest_holds() -> None:
 
 def test_with_a_confidence_fewer_may_lie_above_a_threshold_than_the_share_itself() -> None:
     assert allowed_above(1000, 0.99) == 10
-    # 1 - beta.ppf: of 1,000, five above keep 99 % with 90 % confidence (limit 0.925 %), six do not (1.05 %)
     assert allowed_above(1000, 0.99, 0.9) == 5
     assert upper_limit(5, 1000, 0.9) < 0.01 < upper_limit(6, 1000, 0.9)
+    assert allowed_above(100, 1.0, 0.9) == allowed_above(5, 0.9, 0.9) == 0
     assert allowed_above(2302, 0.999, 0.9) == 0
     assert upper_limit(0, 2302, 0.9) < 0.001 < upper_limit(0, 2301, 0.9)
 
