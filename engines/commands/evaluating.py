@@ -140,6 +140,12 @@ def report(
     keep_specificity: Annotated[
         float, typer.Option(min=0, max=1, help="With --choose-thresholds: what the upper one reaches.")
     ] = 0.999,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5, max=0.999, help="With --choose-thresholds: with which others keep that specificity too: 0.9, say."
+        ),
+    ] = None,
     goal_sensitivity: Annotated[float, typer.Option(min=0, max=1, help="Goal of each cancer.")] = 0.929,
     goal_specificity: Annotated[float, typer.Option(min=0, max=1, help="Goal of each cancer.")] = 0.999,
     goal_healthy: Annotated[
@@ -166,6 +172,7 @@ def report(
         general,
         special,
         (keep_sensitivity, keep_specificity) if choose else None,
+        confidence,
         tuple(by) if by else None,
     )
     write_report(runs, to, wanted, as_json)

@@ -43,7 +43,7 @@ def evaluate(results: Sequence[Results], wanted: Wanted, now: dt.datetime) -> Ev
     if not judging:
         raise ConfigError("all cases are for tuning", remedy="Add results of cases that are for judging.")
     if wanted.choose is not None:
-        thresholds = chosen_thresholds(tuning, tuple(bundle.thresholds), *wanted.choose)
+        thresholds = chosen_thresholds(tuning, tuple(bundle.thresholds), *wanted.choose, wanted.confidence)
         judging = [at_thresholds(case, thresholds) for case in judging]
     asked = [c for c in Cancer if c in thresholds and any(c in case.cancers for case in judging)]
     cancers = tuple(cancer_figures(judging, c, thresholds[c], wanted) for c in asked)

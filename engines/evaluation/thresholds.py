@@ -12,15 +12,22 @@ from engines.evaluation.results import CaseResult, Thresholds
 
 
 def chosen_thresholds(
-    tuning: Sequence[CaseResult], cancers: Sequence[Cancer], sensitivity: float, specificity: float
+    tuning: Sequence[CaseResult],
+    cancers: Sequence[Cancer],
+    sensitivity: float,
+    specificity: float,
+    confidence: float | None = None,
 ) -> dict[Cancer, Thresholds]:
-    """Thresholds that keep both on the tuning cases. ConfigError where those are too few for it."""
+    """Thresholds that keep both on the tuning cases; with a confidence, the specificity among others too.
+
+    ConfigError where cases of one kind are missing.
+    """
     found = {}
     for cancer in cancers:
         known = [r for case in tuning if (r := case.cancers.get(cancer)) and counts(r) and r.score is not None]
         try:
             low, high = choose_thresholds(
-                [r.score or 0.0 for r in known], [r.truth == 1 for r in known], sensitivity, specificity
+                [r.score or 0.0 for r in known], [r.truth == 1 for r in known], sensitivity, specificity, confidence
             )
         except NotCalibrated as error:
             raise ConfigError(

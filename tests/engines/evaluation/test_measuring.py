@@ -21,6 +21,7 @@ from engines.evaluation.handing_on import case_file
 from engines.evaluation.measuring import Results, evaluate
 from engines.evaluation.report.page import comparison_page, page, percent
 from engines.evaluation.results import CancerResult, CaseResult
+from engines.evaluation.thresholds import chosen_thresholds
 from engines.evaluation.wanted import Wanted
 from tests.engines.evaluation.toys import KINDS, ran
 
@@ -149,6 +150,18 @@ def test_thresholds_are_chosen_on_the_tuning_cases_and_on_no_others(toys: tuple[
     assert found.cancers[0].sensitivity.hits == 10
     worse = [only[0], Results(only[1].run, tuple(c for c in only[1].cases if c.cancers[LUNG].truth == 0))]
     assert evaluate(worse, Wanted(choose=(0.9, 0.9)), NOW).cancers[0].thresholds == found.cancers[0].thresholds
+
+
+def test_thresholds_that_others_keep_too_are_higher(toys: tuple[Path, Results]) -> None:
+    """Of 100 without, 5 above show no specificity of 0.95 among others: with 90 % confidence one may be."""
+    rows = [(0, i / 101) for i in range(100)] + [(1, 0.5)] * 4 + [(1, 0.999)] * 16
+    alone = [
+        case.model_copy(update={"cancers": {LUNG: case.cancers[LUNG]}})
+        for case in drawn(toys[1], "tuning", 1, rows).cases
+    ]
+    here = chosen_thresholds(alone, [LUNG], 0.9, 0.95)[LUNG].positive_above
+    others = chosen_thresholds(alone, [LUNG], 0.9, 0.95, 0.9)[LUNG].positive_above
+    assert [sum(score >= limit for truth, score in rows if not truth) for limit in (here, others)] == [5, 1]
 
 
 def test_a_case_that_is_named_twice_is_refused(toys: tuple[Path, Results]) -> None:
