@@ -29,7 +29,7 @@ from engines.phantom.cohort import Order, make
 from engines.reference.recipes import TAKEN
 
 FIRST, BLOCK = 12_000_000, 100_000
-"""From 7,000,000 on people were looked at while 0.4.0 to 0.6.0 were made; what was seen there chose what came after."""
+"""From 7,000,000 on people were looked at while 0.4.0 to 0.6.1 were made; what was seen there chose what came after."""
 Progressed = Callable[[int, int], None]
 PART, STUDIES = 100, 10
 """People in a part; fewer as DICOM, where a study takes 170 MB for as long as its part is being judged."""
