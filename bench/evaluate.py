@@ -21,7 +21,7 @@ from bench.judged import Asked, judge_all, parts_of
 from bench.kept import keep, take
 from bench.record import Goal, Record
 from core import durable
-from core.finding import Cancer
+from core.finding import Cancer, Verdict
 from engines import archive
 from engines.commands.options import REFERENCE
 from engines.evaluation import statistics as stats
@@ -126,7 +126,7 @@ def _add(record: Record, found: Evaluation, prefix: str) -> None:
 
 
 def _compare(record: Record, fine: Sequence[Results], coarse: Sequence[Results], cancers: Sequence[Cancer]) -> None:
-    """The same people at full resolution and at working spacing: how many verdicts are the same?"""
+    """The same people at full resolution and at working spacing: how many verdicts and flags are the same?"""
     at_2mm = {case.case: case for case in _cases(coarse)}
     pairs = [
         (a.cancers[cancer], at_2mm[a.case].cancers[cancer])
@@ -135,10 +135,18 @@ def _compare(record: Record, fine: Sequence[Results], coarse: Sequence[Results],
         if a.case in at_2mm
     ]
     both = [(a, b) for a, b in pairs if a.score is not None and b.score is not None]
-    same = stats.rate(sum(a.verdict is b.verdict for a, b in both), len(both))
-    if same.value is not None:
-        what = f"synthetic: verdicts through DICOM, 512 × 512, as at working spacing ({same.hits} of {same.n})"
-        record.add("synthetic_dicom_same_verdict", what, [same.value], "share")
+    alike = {
+        "verdict": ("verdicts", [a.verdict is b.verdict for a, b in both]),
+        "flag": (
+            "flagged or not",
+            [(a.verdict is Verdict.POSITIVE) is (b.verdict is Verdict.POSITIVE) for a, b in both],
+        ),
+    }
+    for key, (named, same) in alike.items():
+        share = stats.rate(sum(same), len(same))
+        if share.value is not None:
+            what = f"synthetic: {named} through DICOM, 512 × 512, as at working spacing ({share.hits} of {share.n})"
+            record.add(f"synthetic_dicom_same_{key}", what, [share.value], "share")
 
 
 def _cases(runs: Iterable[Results]) -> list[CaseResult]:
