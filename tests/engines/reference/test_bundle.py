@@ -9,6 +9,7 @@ import pytest
 
 import engines
 from core.finding import Cancer, Verdict
+from engines import volumefile
 from engines.bundle import Bundle, open_bundle
 from engines.cascade.calibration import logit
 from engines.manifest import Platt
@@ -16,7 +17,7 @@ from engines.measuring.memory import largest_bytes_per_voxel
 from engines.parity import run_golden
 from engines.phantom import difficulty
 from engines.reference import journal
-from engines.reference.pack import REPOSITORY, again
+from engines.reference.pack import REPOSITORY, again, with_golden
 from engines.runtime.choice import choose
 
 FOLDER = Path(engines.__file__).parent / "bundles" / "reference"
@@ -125,6 +126,20 @@ def test_packed_again_only_version_texts_and_memory_differ(bundle: Bundle, tmp_p
     without = [[n.model_copy(update={"bytes_per_voxel": 1}) for n in b.manifest.networks] for b in (anew, bundle)]
     assert without[0] == without[1]
     assert anew.path("model-card.md").read_bytes() == (REPOSITORY / "docs" / "model-card.md").read_bytes()
+
+
+def test_its_golden_cases_are_those_that_are_made_anew(bundle: Bundle, tmp_path: Path) -> None:
+    """Its volumes are GOLDEN's people, but for a rounding that another processor does otherwise."""
+    anew = with_golden(bundle, tmp_path / "golden", "9.9.9")
+    changed = {"version", "golden", "files"}
+    assert anew.manifest.model_dump(exclude=changed) == bundle.manifest.model_dump(exclude=changed)
+    digests = [{f.name: f.sha256 for f in b.manifest.files if f.role != "golden"} for b in (anew, bundle)]
+    assert digests[0] == digests[1]
+    for made, shipped in zip(anew.manifest.golden, bundle.manifest.golden, strict=True):
+        hu = [volumefile.read(b.path(case.input)).hu.astype(int) for b, case in ((anew, made), (bundle, shipped))]
+        assert np.abs(hu[0] - hu[1]).mean() < 0.01
+        assert [(a.cancer, a.verdict) for a in made.answers] == [(a.cancer, a.verdict) for a in shipped.answers]
+        assert [a.score for a in made.answers] == pytest.approx([a.score for a in shipped.answers], abs=0.02)
 
 
 def test_this_machine_reproduces_the_golden_cases(bundle: Bundle) -> None:
