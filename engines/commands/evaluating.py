@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from core import durable
 from core.errors import ConfigError
 from core.finding import Cancer
 from engines import archive
+from engines.commands import judged
 from engines.commands.options import (
     REFERENCE,
     BundleOption,
@@ -31,7 +31,6 @@ from engines.commands.options import (
 from engines.evaluation.cases import CaseSet
 
 if TYPE_CHECKING:
-    from engines.evaluation.figures import Comparison, Evaluation, Proportion
     from engines.evaluation.measuring import Results
     from engines.evaluation.results import Run
     from engines.evaluation.studies import Source
@@ -191,7 +190,7 @@ def write_report(runs: list[Path], to: Path, wanted: Wanted, as_json: bool) -> N
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    _print(found)
+    judged.figures(out, found)
     out.print(f"Written: {escape(str(to / 'report.html'))} and evaluation.json")
 
 
@@ -217,7 +216,7 @@ def compare_command(
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    _print_comparison(found)
+    judged.comparison(out, found)
     out.print(f"Written: {escape(str(to / 'comparison.html'))} and comparison.json")
 
 
@@ -305,37 +304,3 @@ def _prevalences(given: list[str]) -> tuple[float, dict[Cancer, float]]:
         except ValueError as error:
             raise ConfigError(f"{text} is no prevalence", remedy="Give 0.01, or lung=0.02.") from error
     return general, special
-
-
-def _print(found: Evaluation) -> None:
-    word = "synthetic patients: no evidence about people" if found.synthetic else "patients"
-    table = Table("", "sensitivity", "specificity", "AUC", title=f"{found.cases} cases, {word}")
-    outcomes = {goal.key: goal.outcome for goal in found.goals}
-    for part in found.cancers:
-        name = part.cancer.value
-        cells = (
-            _told(part.sensitivity, outcomes[f"{name}_sensitivity"]),
-            _told(part.specificity, outcomes[f"{name}_specificity"]),
-        )
-        table.add_row(name, *cells, "–" if part.auc.value is None else f"{part.auc.value:.3f}")
-    out.print(table)
-    out.print(f"Healthy people without a flag: {_told(found.healthy.unflagged, outcomes['healthy'])}")
-
-
-def _told(share: Proportion, outcome: str) -> str:
-    if share.value is None:
-        return "[dim]no cases[/]"
-    colour = {"shown": "green", "met": "green", "missed": "red"}.get(outcome, "dim")
-    low, high = share.ci95
-    return f"[{colour}]{share.value:.1%}[/] [dim]({low:.1%} to {high:.1%}; {share.hits}/{share.n}; {outcome})[/]"
-
-
-def _print_comparison(found: Comparison) -> None:
-    table = Table("", "only a right, only b right: ill", "p", "well", "p", "ΔAUC (b - a)", "p")
-    for part in found.cancers:
-        area = part.auc
-        cells = [f"{part.on_ill.only_a}, {part.on_ill.only_b}", f"{part.on_ill.p:.3g}"]
-        cells += [f"{part.on_well.only_a}, {part.on_well.only_b}", f"{part.on_well.p:.3g}"]
-        cells += ["–", "–"] if area is None else [f"{area.difference:+.4f}", "–" if area.p is None else f"{area.p:.3g}"]
-        table.add_row(part.cancer.value, *cells)
-    out.print(table)
