@@ -11,6 +11,8 @@ from engines.evaluation.results import CaseResult
 
 MOST_SHOWN = 12
 """Hard cases that are kept."""
+SHOWN = 6
+"""Of them with a picture on the page: misses, and false alarms, of each cancer."""
 
 
 def hardest(cases: Sequence[CaseResult], cancer: Cancer, truth: int) -> tuple[HardCase, ...]:

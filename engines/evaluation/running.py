@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import ConfigError
-from core.finding import Cancer
+from core.finding import Cancer, Verdict
 from engines import workers
 from engines.bundle import Bundle, open_bundle
 from engines.cascade import Cascade
+from engines.evaluation.hardest import SHOWN
 from engines.evaluation.results import (
     CancerResult,
     JudgedBundle,
@@ -32,8 +33,8 @@ from engines.runtime.choice import Precision, Preference, choose
 
 Progress = Callable[[int, int], None]
 SHARD = 10
-HARDEST = 2
-"""Pictures kept of each shard and cancer: of so many cases with it, and so many without."""
+NEXT = 2
+"""Pictures kept of each shard and cancer where nobody without it is flagged: thresholds may move."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,16 @@ def make_shard(work: Work, cascade: Cascade, shard: int) -> int:
 
 
 def _hardest(scored: Sequence[Scored]) -> dict[str, bytes]:
-    """Pictures of those with a cancer that scored lowest, and of those without that scored highest."""
+    """Pictures of those with a cancer that scored lowest, and of those without that scored highest.
+
+    As many as a page shows: whoever is among its worst of all shards is among the worst of his own."""
     kept = {}
     for cancer in Cancer:
         shown = [(case.result.cancers[cancer], case) for case in scored if cancer in case.pictures]
         ill = sorted((pair for pair in shown if pair[0].truth == 1), key=lambda pair: _height(pair[0]))
         well = sorted((pair for pair in shown if pair[0].truth == 0), key=lambda pair: -_height(pair[0]))
-        for _, case in [*ill[:HARDEST], *well[:HARDEST]]:
+        flagged = sum(result.verdict is Verdict.POSITIVE for result, _ in well)
+        for _, case in [*ill[:SHOWN], *well[: min(SHOWN, max(NEXT, flagged))]]:
             kept[picture_name(case.result.case, cancer)] = case.pictures[cancer]
     return kept
 

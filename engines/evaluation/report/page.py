@@ -11,11 +11,10 @@ from markupsafe import Markup
 
 from core.finding import Cancer
 from engines.evaluation.figures import CancerFigures, Comparison, Evaluation, Goal, HardCase, Proportion
+from engines.evaluation.hardest import SHOWN
 from engines.evaluation.report import plots
 from engines.evaluation.results import picture_of
 
-SHOWN = 6
-"""Pictures of misses, and of false alarms, of each cancer."""
 _WORDS = {"shown": "met, and shown", "met": "met", "missed": "missed", "no cases": "no cases"}
 
 

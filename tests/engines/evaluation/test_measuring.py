@@ -200,7 +200,7 @@ def test_the_page_is_one_file_that_says_synthetic_and_asks_nobody(toys: tuple[Pa
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", html)
     assert "no evidence about people" in html
     assert html.count("a detector of contrast and size") == 2
-    assert "1/2" in html.split("thresholds find")[1]
+    assert "1/2" in html.split("contrast and size find")[1]
     assert html.count("data:image/jpeg;base64,") == 3
     assert html.count("<svg") >= 8
     assert "@media print" in html

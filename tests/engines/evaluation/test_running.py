@@ -43,6 +43,15 @@ def test_every_kind_of_case_is_judged_as_its_truth_says(tmp_path: Path) -> None:
     assert all(path.read_bytes()[:2] == b"\xff\xd8" for path in (tmp_path / "run" / "pictures").iterdir())
 
 
+def test_all_that_a_page_may_show_as_worst_have_pictures(tmp_path: Path) -> None:
+    kinds = ("hidden",) * 4 + ("dense",) * 3 + ("healthy",) * 4
+    bundle = toy.bundle(tmp_path / "bundle")
+    run_cases(bundle, Toys(kinds), tmp_path / "run", runtime="onnx", precision="fp32", shard_size=len(kinds))
+    names = {path.name for path in (tmp_path / "run" / "pictures").iterdir()}
+    assert {f"{case:07}-liver.jpg" for case in range(4)} | {f"{case:07}-lung.jpg" for case in (4, 5, 6)} <= names
+    assert len([name for name in names if name.endswith("-liver.jpg")]) <= 4 + 2
+
+
 def test_two_workers_say_what_one_says(tmp_path: Path) -> None:
     _, one = ran(tmp_path)
     bundle = open_bundle(tmp_path / "bundle")
