@@ -16,6 +16,7 @@ from scipy import optimize, special, stats
 
 from core.errors import EngineError
 from engines.cascade.calibration import logit
+from engines.evaluation.statistics import rate_of
 from engines.manifest import Evidence, Isotonic, Platt
 from engines.manifest.evidence import Kind
 
@@ -130,36 +131,35 @@ def allowed_above(n: int, specificity: float, confidence: float | None = None) -
     return max(int(stats.binom.ppf(1 - confidence, n, 1 - specificity)) - 1, 0)
 
 
-def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
-    """Exact 95 % interval of a proportion (Clopper and Pearson, Biometrika 26:404, 1934)."""
-    if n == 0:
-        return (0.0, 1.0)
-    interval = stats.binomtest(successes, n).proportion_ci(0.95, method="exact")
-    return (float(interval.low), float(interval.high))
-
-
 def upper_limit(successes: int, n: int, confidence: float = CONFIDENCE) -> float:
     """Exact one-sided upper limit of a proportion; 1 where n is 0."""
     return 1.0 if successes >= n else float(stats.beta.ppf(confidence, successes + 1, n - successes))
 
 
 def evidence_at(
-    threshold: float, scores: Sequence[float | None], truth: Sequence[bool], kind: Kind, cohort: str
+    threshold: float,
+    scores: Sequence[float | None],
+    truth: Sequence[bool],
+    persons: Sequence[int],
+    kind: Kind,
+    cohort: str,
 ) -> Evidence:
-    """Sensitivity and specificity at `threshold`; a case that was not analysed (None) counts as wrong either way."""
-    pairs = list(zip(scores, truth, strict=True))
-    positives, negatives = [s for s, has in pairs if has], [s for s, has in pairs if not has]
-    hits = sum(s is not None and s >= threshold for s in positives)
-    spared = sum(s is not None and s < threshold for s in negatives)
+    """Sensitivity and specificity at `threshold`; a case that was not analysed (None) counts as wrong either way.
+
+    persons: whose each scan is; the intervals are those of people."""
+    rows = list(zip(scores, truth, persons, strict=True))
+    ill = [(s is not None and s >= threshold, person) for s, has, person in rows if has]
+    well = [(s is not None and s < threshold, person) for s, has, person in rows if not has]
+    found, spared = (rate_of([hit for hit, _ in part], [person for _, person in part]) for part in (ill, well))
     return Evidence(
         kind=kind,
         cohort=cohort,
-        n_positive=len(positives),
-        n_negative=len(negatives),
-        sensitivity=hits / len(positives) if positives else 0.0,
-        sensitivity_ci95=clopper_pearson(hits, len(positives)),
-        specificity=spared / len(negatives) if negatives else 0.0,
-        specificity_ci95=clopper_pearson(spared, len(negatives)),
+        n_positive=found.n,
+        n_negative=spared.n,
+        sensitivity=found.value or 0.0,
+        sensitivity_ci95=found.ci95,
+        specificity=spared.value or 0.0,
+        specificity_ci95=spared.ci95,
     )
 
 

@@ -86,7 +86,7 @@ def calibrate(
         judged = judge(file, models, wishes, *_origin(file, kind, cohort))
         with err.status("answering the golden cases anew", spinner="line"):
             made = recalibrated(opened, judged, version, to, threads)
-    _report(made, judged, wishes, as_json)
+    _report(made, judged, wishes, file.repeats, as_json)
 
 
 def _models(bundle: Bundle, file: CaseFile, only: list[Cancer] | None, budget: float | None) -> list[CancerModel]:
@@ -123,7 +123,7 @@ def _origin(file: CaseFile, kind: Kind | None, cohort: str | None) -> tuple[Kind
     return chosen_kind, chosen_cohort
 
 
-def _report(made: Bundle, judged: Judged, wishes: Wishes, as_json: bool) -> None:
+def _report(made: Bundle, judged: Judged, wishes: Wishes, repeats: int, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -134,6 +134,7 @@ def _report(made: Bundle, judged: Judged, wishes: Wishes, as_json: bool) -> None
                 "raised_to": judged.raised_to,
                 "left_out": judged.left_out,
                 "too_few": {cancer.value: n for cancer, n in judged.too_few.items()},
+                "repeats": repeats,
             }
         )
         return
@@ -148,5 +149,10 @@ def _report(made: Bundle, judged: Judged, wishes: Wishes, as_json: bool) -> None
         out.print(
             f"  too few tuning cases without the cancer to show a specificity of {wishes.specificity:.4g} to others, "
             f"wherever the threshold lies: {people}. More of others may be flagged; tune on more."
+        )
+    if repeats:
+        out.print(
+            f"  {repeats} cases are further ones of people who have one before. The evidence's intervals know that; "
+            "what was asked of thresholds counts each as if it were somebody else's. One a person is better."
         )
     out.print(f"Next: onescan-engines verify {escape(str(made.folder))}")

@@ -16,22 +16,23 @@ from engines.evaluation import statistics as stats
 from engines.evaluation.baseline import BEST
 from engines.evaluation.counting import right
 from engines.evaluation.figures import BaselineFigures, Proportion
-from engines.evaluation.results import CancerResult
+from engines.evaluation.results import CaseResult
 
 
-def beside(cancer: Cancer, results: Sequence[CancerResult]) -> BaselineFigures | None:
-    """results: the cases that count. None where organs were not outlined, or one of the two kinds is missing."""
-    measured = [r for r in results if r.baseline_mm is not None]
-    ill, well = [r for r in measured if r.truth == 1], [r for r in measured if r.truth == 0]
+def beside(cancer: Cancer, cases: Sequence[CaseResult]) -> BaselineFigures | None:
+    """cases: those that count. None where organs were not outlined, or one of the two kinds is missing."""
+    measured = [(r, case.person) for case in cases if (r := case.cancers[cancer]).baseline_mm is not None]
+    ill, well = ([(r.baseline_mm or 0.0, person) for r, person in measured if r.truth == kind] for kind in (1, 0))
     if not ill or not well:
         return None
-    allowed = sum(not right(r) for r in well)
-    from_mm = size_that_spares(sorted((r.baseline_mm or 0.0 for r in well), reverse=True), allowed)
+    allowed = sum(r.truth == 0 and not right(r) for r, _ in measured)
+    from_mm = size_that_spares(sorted((mm for mm, _ in well), reverse=True), allowed)
+    found, spared = [mm >= from_mm for mm, _ in ill], [mm < from_mm for mm, _ in well]
     return BaselineFigures(
         rule=str(BEST[cancer]),
         from_mm=from_mm,
-        sensitivity=Proportion.of(stats.rate(sum((r.baseline_mm or 0.0) >= from_mm for r in ill), len(ill))),
-        specificity=Proportion.of(stats.rate(sum((r.baseline_mm or 0.0) < from_mm for r in well), len(well))),
+        sensitivity=Proportion.of(stats.rate_of(found, [person for _, person in ill])),
+        specificity=Proportion.of(stats.rate_of(spared, [person for _, person in well])),
     )
 
 

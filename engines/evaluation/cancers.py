@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -38,43 +38,48 @@ def cancer_figures(cases: Sequence[CaseResult], cancer: Cancer, limits: Threshol
     everything = [case.cancers[cancer] for case in having]
     judged = [case for case in having if counts(case.cancers[cancer])]
     results = [case.cancers[cancer] for case in judged]
-    ill, well = [r for r in results if r.truth == 1], [r for r in results if r.truth == 0]
-    sensitivity, specificity = _share(ill), _share(well)
+    ill, well = ([case for case in judged if case.cancers[cancer].truth == truth] for truth in (1, 0))
+    sensitivity, specificity = _share(ill, cancer), _share(well, cancer)
     prevalence = wanted.prevalences.get(cancer, wanted.prevalence)
     ppv, npv = stats.predictive(sensitivity, specificity, prevalence)
-    scored = [r for r in results if r.score is not None and analysed(r)]
-    scores, truth = [r.score or 0.0 for r in scored], [r.truth == 1 for r in scored]
+    scored = [case for case in judged if case.cancers[cancer].score is not None and analysed(case.cancers[cancer])]
+    scores = [case.cancers[cancer].score or 0.0 for case in scored]
+    truth = [case.cancers[cancer].truth == 1 for case in scored]
+    persons = [case.person for case in scored]
     return CancerFigures(
         cancer=cancer,
         thresholds=limits,
         sensitivity=Proportion.of(sensitivity),
         specificity=Proportion.of(specificity),
-        sensitivity_analysed=Proportion.of(_share([r for r in ill if analysed(r)])),
-        specificity_analysed=Proportion.of(_share([r for r in well if analysed(r)])),
-        not_ruled_out=Proportion.of(
-            stats.rate(sum(r.verdict in (Verdict.POSITIVE, Verdict.INDETERMINATE) for r in ill), len(ill))
-        ),
-        indeterminate=Proportion.of(stats.rate(sum(r.verdict is Verdict.INDETERMINATE for r in scored), len(scored))),
+        sensitivity_analysed=Proportion.of(_share([case for case in ill if analysed(case.cancers[cancer])], cancer)),
+        specificity_analysed=Proportion.of(_share([case for case in well if analysed(case.cancers[cancer])], cancer)),
+        not_ruled_out=Proportion.of(_share(ill, cancer, _not_ruled_out)),
+        indeterminate=Proportion.of(_share(scored, cancer, lambda r: r.verdict is Verdict.INDETERMINATE)),
         unknown=sum(r.truth == "unknown" for r in everything),
         excused=_reasons(r for r in everything if r.truth != "unknown" and excused(r)),
         failed=_reasons(r for r in results if not analysed(r)),
-        elsewhere=_elsewhere(ill, limits),
+        elsewhere=_elsewhere([case.cancers[cancer] for case in ill], limits),
         prevalence=prevalence,
         ppv=Figure.of(ppv),
         npv=Figure.of(npv),
-        auc=Figure.of(stats.auc(scores, truth)),
+        auc=Figure.of(stats.auc(scores, truth, persons)),
         roc=_thinned([CurvePoint(x=x, y=y, threshold=_finite(t)) for x, y, t in stats.roc_curve(scores, truth)]),
         lesions=_lesions(judged, cancer, limits),
-        calibration=_calibration(scores, truth),
-        baseline=beside(cancer, results),
+        calibration=_calibration(scores, truth, persons),
+        baseline=beside(cancer, judged),
         breakdowns=_breakdowns(judged, cancer, wanted.by),
         misses=hardest(judged, cancer, 1),
         false_alarms=hardest(judged, cancer, 0),
     )
 
 
-def _share(results: Sequence[CancerResult]) -> stats.Rate:
-    return stats.rate(sum(map(right, results)), len(results))
+def _share(cases: Sequence[CaseResult], cancer: Cancer, hit: Callable[[CancerResult], bool] = right) -> stats.Rate:
+    """How many of the cases are hits, with an interval that knows whose scans they are."""
+    return stats.rate_of([hit(case.cancers[cancer]) for case in cases], [case.person for case in cases])
+
+
+def _not_ruled_out(result: CancerResult) -> bool:
+    return result.verdict in (Verdict.POSITIVE, Verdict.INDETERMINATE)
 
 
 def _reasons(results: Iterable[CancerResult]) -> dict[str, int]:
@@ -100,12 +105,14 @@ def _elsewhere(ill: Sequence[CancerResult], limits: Thresholds) -> int | None:
 
 
 def _lesions(cases: Sequence[CaseResult], cancer: Cancer, limits: Thresholds) -> Lesions | None:
-    results = [r for case in cases if (r := case.cancers[cancer]).marked and analysed(r)]
+    marked = [case for case in cases if case.cancers[cancer].marked and analysed(case.cancers[cancer])]
+    results = [case.cancers[cancer] for case in marked]
     scans = [Scan(tuple(x.score for x in r.lesions), tuple(m.score for m in r.marks)) for r in results]
     at = _raw_limit([case.cancers[cancer] for case in cases], limits)
-    hits, lesions, marks = found_at(scans, at)
-    if not lesions:
+    hits, marks = found_at(scans, at)
+    if not hits:
         return None
+    persons = [case.person for case in marked for _ in case.cancers[cancer].lesions]
     points = froc(scans)
     on = Counter(mark.on or "" for r in results for mark in r.marks if mark.score >= at)
     curve = [
@@ -113,7 +120,7 @@ def _lesions(cases: Sequence[CaseResult], cancer: Cancer, limits: Thresholds) ->
         for p in points
     ]
     return Lesions(
-        found=Proportion.of(stats.rate(hits, lesions)),
+        found=Proportion.of(stats.rate_of(hits, persons)),
         marks=marks,
         scans=len(scans),
         mean_sensitivity=mean_sensitivity(points),
@@ -122,33 +129,33 @@ def _lesions(cases: Sequence[CaseResult], cancer: Cancer, limits: Thresholds) ->
     )
 
 
-def _calibration(scores: Sequence[float], truth: Sequence[bool]) -> CalibrationFigures | None:
-    found = stats.reliability(scores, truth)
+def _calibration(scores: Sequence[float], truth: Sequence[bool], persons: Sequence[int]) -> CalibrationFigures | None:
+    found = stats.reliability(scores, truth, persons)
     return None if found is None else CalibrationFigures.of(found, sum(truth) / len(truth))
 
 
 def _breakdowns(cases: Sequence[CaseResult], cancer: Cancer, by: tuple[str, ...] | None) -> tuple[Breakdown, ...]:
-    ill = [r for case in cases if (r := case.cancers[cancer]).truth == 1]
+    ill = [case for case in cases if case.cancers[cancer].truth == 1]
     parts = []
     for what in ("size", "subtype"):
         groups = [
-            Group(value=v, sensitivity=Proportion.of(_share(m)), specificity=_none()) for v, m in by_lesion(ill, what)
+            Group(value=value, sensitivity=Proportion.of(_share(members, cancer)), specificity=_none())
+            for value, members in by_lesion(ill, cancer, what)
         ]
         parts.append(Breakdown(by=what, groups=tuple(groups)))
     names = sorted({name for case in cases for name in case.attributes}) if by is None else by
     for name in names:
-        groups = [
-            _group(value, [case.cancers[cancer] for case in members]) for value, members in by_attribute(cases, name)
-        ]
+        groups = [_group(value, members, cancer) for value, members in by_attribute(cases, name)]
         parts.append(Breakdown(by=name, groups=tuple(groups)))
     return tuple(part for part in parts if len(part.groups) > 1)
 
 
-def _group(value: str, results: Sequence[CancerResult]) -> Group:
+def _group(value: str, cases: Sequence[CaseResult], cancer: Cancer) -> Group:
+    ill, well = ([case for case in cases if case.cancers[cancer].truth == truth] for truth in (1, 0))
     return Group(
         value=value,
-        sensitivity=Proportion.of(_share([r for r in results if r.truth == 1])),
-        specificity=Proportion.of(_share([r for r in results if r.truth == 0])),
+        sensitivity=Proportion.of(_share(ill, cancer)),
+        specificity=Proportion.of(_share(well, cancer)),
     )
 
 

@@ -81,6 +81,11 @@ class CaseFile(Part):
         """The cases of one set."""
         return tuple(case for case in self.cases if case.set == name)
 
+    @property
+    def repeats(self) -> int:
+        """Cases of somebody of whom there is another before."""
+        return len(self.cases) - len({case.who for case in self.cases})
+
 
 def read_cases(path: Path) -> CaseFile:
     """The cases in a file; ConfigError says what is wrong with it and where."""

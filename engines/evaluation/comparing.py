@@ -11,10 +11,11 @@ from core.finding import Cancer
 from engines.evaluation import statistics as stats
 from engines.evaluation.counting import analysed, counts, flagged, right
 from engines.evaluation.figures import AucDifference, CancerComparison, Comparison, Discordance, Proportion
-from engines.evaluation.measuring import Results
+from engines.evaluation.measuring import Results, told_apart
 from engines.evaluation.results import CancerResult, CaseResult
 
-Pair = tuple[CancerResult, CancerResult]
+Pair = tuple[CancerResult, CancerResult, int]
+"""What a said and what b said of a case, and whose scan it is."""
 
 
 def compare(a: Sequence[Results], b: Sequence[Results], now: dt.datetime) -> Comparison:
@@ -28,17 +29,14 @@ def compare(a: Sequence[Results], b: Sequence[Results], now: dt.datetime) -> Com
             "the two bundles were not run on the same cases",
             remedy="Run both on the same cohort, seeds or table; then compare the two folders.",
         )
-    pairs = [
-        pair
-        for source, part in first.items()
-        for pair in zip(part.cases, second[source].cases, strict=True)
-        if pair[0].set == "judging"
-    ]
+    ours = told_apart(list(first.values()))
+    theirs = [case for source in first for case in second[source].cases]
+    pairs = [pair for pair in zip(ours, theirs, strict=True) if pair[0].set == "judging"]
     if not pairs:
         raise ConfigError("no case is for judging", remedy="Run cases that are not for tuning.")
     known = a[0].run.bundle.thresholds.keys() & b[0].run.bundle.thresholds.keys()
     asked = [c for c in Cancer if c in known and any(c in pair[0].cancers for pair in pairs)]
-    cancers = [_cancer(c, [(x.cancers[c], y.cancers[c]) for x, y in pairs if c in x.cancers]) for c in asked]
+    cancers = [_cancer(c, [(x.cancers[c], y.cancers[c], x.person) for x, y in pairs if c in x.cancers]) for c in asked]
     healthy, on_healthy = _healthy(pairs, asked)
     return _adjusted(
         Comparison(
@@ -59,13 +57,12 @@ def compare(a: Sequence[Results], b: Sequence[Results], now: dt.datetime) -> Com
 def _cancer(cancer: Cancer, pairs: Sequence[Pair]) -> CancerComparison:
     judged = [pair for pair in pairs if counts(pair[0]) and counts(pair[1])]
     ill, well = ([pair for pair in judged if pair[0].truth == truth] for truth in (1, 0))
-    scored = [(x, y) for x, y in judged if x.score is not None and y.score is not None]
-    truth = [x.truth == 1 for x, _ in scored]
+    scored = [pair for pair in judged if pair[0].score is not None and pair[1].score is not None]
+    truth, persons = [x.truth == 1 for x, _, _ in scored], [person for *_, person in scored]
     area = None
     if any(truth) and not all(truth):
-        area = AucDifference.of(
-            stats.paired_auc([x.score or 0.0 for x, _ in scored], [y.score or 0.0 for _, y in scored], truth)
-        )
+        a, b = [x.score or 0.0 for x, _, _ in scored], [y.score or 0.0 for _, y, _ in scored]
+        area = AucDifference.of(stats.paired_auc(a, b, truth, persons))
     return CancerComparison(
         cancer=cancer,
         sensitivity=_shares(ill),
@@ -77,12 +74,14 @@ def _cancer(cancer: Cancer, pairs: Sequence[Pair]) -> CancerComparison:
 
 
 def _shares(pairs: Sequence[Pair]) -> tuple[Proportion, Proportion]:
-    hits = [sum(right(pair[i]) for pair in pairs) for i in (0, 1)]
-    return (Proportion.of(stats.rate(hits[0], len(pairs))), Proportion.of(stats.rate(hits[1], len(pairs))))
+    persons = [person for *_, person in pairs]
+    a, b = [right(x) for x, _, _ in pairs], [right(y) for _, y, _ in pairs]
+    return Proportion.of(stats.rate_of(a, persons)), Proportion.of(stats.rate_of(b, persons))
 
 
 def _discordance(pairs: Sequence[Pair]) -> Discordance:
-    return Discordance.of(stats.mcnemar([right(x) for x, _ in pairs], [right(y) for _, y in pairs]), len(pairs))
+    a, b = [right(x) for x, _, _ in pairs], [right(y) for _, y, _ in pairs]
+    return Discordance.of(stats.mcnemar(a, b, [person for *_, person in pairs]), len(pairs))
 
 
 def _healthy(
@@ -91,8 +90,9 @@ def _healthy(
     people = [pair for pair in pairs if all(c in pair[0].cancers and pair[0].cancers[c].truth == 0 for c in asked)]
     people = [pair for pair in people if all(any(analysed(case.cancers[c]) for c in asked) for case in pair)]
     spared = [[not any(flagged(pair[i].cancers[c]) for c in asked) for pair in people] for i in (0, 1)]
-    shares = [Proportion.of(stats.rate(sum(one), len(people))) for one in spared]
-    return (shares[0], shares[1]), Discordance.of(stats.mcnemar(*spared), len(people))
+    persons = [first.person for first, _ in people]
+    a, b = (Proportion.of(stats.rate_of(one, persons)) for one in spared)
+    return (a, b), Discordance.of(stats.mcnemar(spared[0], spared[1], persons), len(people))
 
 
 def _adjusted(found: Comparison) -> Comparison:

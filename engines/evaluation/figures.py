@@ -29,7 +29,9 @@ class Proportion(Part):
     hits: int = Field(ge=0)
     n: int = Field(ge=0)
     value: Share | None = Field(description="hits / n; null where n is 0")
-    ci95: Interval = Field(description="exact 95 % interval (Clopper-Pearson)")
+    ci95: Interval = Field(
+        description="exact 95 % interval: Clopper-Pearson; Korn-Graubard where people have several scans or lesions"
+    )
 
     @classmethod
     def of(cls, rate: Rate) -> Proportion:
@@ -73,7 +75,7 @@ class CurvePoint(Part):
 class Lesions(Part):
     """Lesion by lesion. marks: candidates at or above the upper threshold that hit no lesion of the cancer."""
 
-    found: Proportion = Field(description="at the upper threshold; lesions of one person count one by one")
+    found: Proportion = Field(description="at the upper threshold; lesions count one by one")
     marks: int = Field(ge=0)
     scans: int = Field(ge=0)
     mean_sensitivity: Share | None = Field(description="FROC: mean at 1/8, 1/4, 1/2, 1, 2, 4, 8 false marks a scan")
@@ -223,7 +225,7 @@ class Discordance(Part):
     only_a: int
     only_b: int
     n: int
-    p: float = Field(description="McNemar, exact, two-sided")
+    p: float = Field(description="McNemar, exact, two-sided; of people where they have several scans")
     p_holm: float = Field(default=1.0, description="the same, adjusted for all questions of this comparison")
 
     @classmethod
@@ -239,7 +241,7 @@ class AucDifference(Part):
     b: float
     difference: float
     ci95: Interval
-    p: float | None = Field(description="DeLong, two-sided; null where the difference has no variance")
+    p: float | None = Field(description="DeLong (Obuchowski), two-sided; null where the difference has no variance")
     p_holm: float | None = None
 
     @classmethod

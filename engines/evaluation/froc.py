@@ -48,12 +48,11 @@ def froc(scans: Iterable[Scan]) -> tuple[Point, ...]:
     return tuple(Point(float(t), float(f), float(h)) for t, f, h in zip(cuts, false, hits, strict=True))
 
 
-def found_at(scans: Iterable[Scan], threshold: float) -> tuple[int, int, int]:
-    """(lesions found, lesions, false marks) at one threshold."""
+def found_at(scans: Iterable[Scan], threshold: float) -> tuple[list[bool], int]:
+    """(of each lesion, scan by scan, whether it is found; false marks) at one threshold."""
     everybody = list(scans)
-    lesions = [score for scan in everybody for score in scan.lesions]
-    hits = sum(score is not None and score >= threshold for score in lesions)
-    return hits, len(lesions), sum(mark >= threshold for scan in everybody for mark in scan.marks)
+    found = [score is not None and score >= threshold for scan in everybody for score in scan.lesions]
+    return found, sum(mark >= threshold for scan in everybody for mark in scan.marks)
 
 
 def mean_sensitivity(points: Sequence[Point], at: Sequence[float] = MARKS_PER_SCAN) -> float | None:

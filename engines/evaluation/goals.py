@@ -17,13 +17,16 @@ def healthy_people(cases: Sequence[CaseResult], asked: Sequence[Cancer]) -> Heal
     people = [case for case in cases if all(c in case.cancers and case.cancers[c].truth == 0 for c in asked)]
     answered = [case for case in people if any(analysed(case.cancers[c]) for c in asked)]
     complete = [case for case in answered if all(_asked_and_answered(case.cancers[c]) for c in asked)]
-    spared = [case for case in answered if not any(flagged(case.cancers[c]) for c in asked)]
-    spared_complete = [case for case in complete if not any(flagged(case.cancers[c]) for c in asked)]
     return Healthy(
-        unflagged=Proportion.of(stats.rate(len(spared), len(answered))),
-        unflagged_complete=Proportion.of(stats.rate(len(spared_complete), len(complete))),
+        unflagged=Proportion.of(_unflagged(answered, asked)),
+        unflagged_complete=Proportion.of(_unflagged(complete, asked)),
         flagged_for={c: sum(flagged(case.cancers[c]) for case in answered) for c in asked},
     )
+
+
+def _unflagged(cases: Sequence[CaseResult], asked: Sequence[Cancer]) -> stats.Rate:
+    spared = [not any(flagged(case.cancers[c]) for c in asked) for case in cases]
+    return stats.rate_of(spared, [case.person for case in cases])
 
 
 def _asked_and_answered(result: CancerResult) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from engines.evaluation.results import CancerResult, CaseResult, Value
+from core.finding import Cancer
+from engines.evaluation.results import CaseResult, Value
 
 _EDGES: Mapping[str, tuple[float, ...]] = {
     "age_years": (40, 50, 60, 70, 80),
@@ -50,16 +51,16 @@ def by_attribute(cases: Sequence[CaseResult], name: str) -> list[tuple[str, list
     return [(group, members) for group, members in groups.items() if members]
 
 
-def by_lesion(results: Sequence[CancerResult], what: str) -> list[tuple[str, list[CancerResult]]]:
+def by_lesion(cases: Sequence[CaseResult], cancer: Cancer, what: str) -> list[tuple[str, list[CaseResult]]]:
     """Cases with the cancer by the kind, or the size class, of their largest lesion."""
-    groups: dict[tuple[float, str], list[CancerResult]] = {}
-    for result in results:
-        if not result.lesions:
+    groups: dict[tuple[float, str], list[CaseResult]] = {}
+    for case in cases:
+        if not (lesions := case.cancers[cancer].lesions):
             continue
-        largest = max(result.lesions, key=lambda lesion: lesion.diameter_mm or 0.0)
+        largest = max(lesions, key=lambda lesion: lesion.diameter_mm or 0.0)
         value = largest.kind if what == "subtype" else largest.size
         if value:
-            groups.setdefault((_first_number(value), value), []).append(result)
+            groups.setdefault((_first_number(value), value), []).append(case)
     return [(value, members) for (_, value), members in sorted(groups.items())]
 
 

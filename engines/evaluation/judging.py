@@ -25,7 +25,6 @@ from engines.calibration import (
     CONFIDENCE,
     NotCalibrated,
     choose_thresholds,
-    clopper_pearson,
     evidence_at,
     isotonic,
     platt,
@@ -33,6 +32,7 @@ from engines.calibration import (
 )
 from engines.cascade.calibration import calibrated
 from engines.evaluation.cases import Case, CaseFile, CaseSet, Truth
+from engines.evaluation.statistics import rate_of
 from engines.manifest import Calibration, CancerModel, CaseLevel, OperatingPoint
 from engines.manifest.evidence import Kind
 
@@ -144,7 +144,7 @@ def _thresholds(
         return {c: choose_thresholds(likely[c], known[c][1], *wanted) for c in fits}
 
     def most_flagged(thresholds: Mapping[Cancer, tuple[float, float]]) -> float:
-        hit = sum(any(calibrated(raw, fits[c]) >= thresholds[c][1] for c, raw in person.items()) for person in healthy)
+        hit = sum(any(calibrated(raw, fits[c]) >= thresholds[c][1] for c, raw in one.items()) for _, one in healthy)
         return upper_limit(hit, len(healthy))
 
     thresholds = chosen(wishes.specificity)
@@ -176,12 +176,13 @@ def _judged(
     kind: Kind,
     cohort: str,
 ) -> CancerModel:
-    outcomes = [c.cancers[model.cancer] for c in file.of("judging") if model.cancer in c.cancers]
-    rows = [outcome for outcome in outcomes if outcome.truth != "unknown"]
+    cases = [case for case in file.of("judging") if model.cancer in case.cancers]
+    known = [case for case in cases if case.cancers[model.cancer].truth != "unknown"]
+    rows = [case.cancers[model.cancer] for case in known]
     scores = [None if row.score is None else calibrated(row.score, calibration) for row in rows]
-    truth = [row.truth == 1 for row in rows]
+    truth, persons = [row.truth == 1 for row in rows], _numbered(known)
     points = tuple(
-        OperatingPoint(name=name, threshold=at, evidence=evidence_at(at, scores, truth, kind, cohort))
+        OperatingPoint(name=name, threshold=at, evidence=evidence_at(at, scores, truth, persons, kind, cohort))
         for name, at in zip(("rule-out", "rule-in"), thresholds, strict=True)
     )
     changes = {
@@ -202,19 +203,20 @@ def _case_level(
             "no judging case is known to be free of all cancers and was analysed for all: a budget needs such people",
             remedy="Add them, or calibrate without --budget.",
         )
-    spared = sum(not any(flagged(model, person[model.cancer]) for model in models) for person in people)
+    spared = [not any(flagged(model, scores[model.cancer]) for model in models) for _, scores in people]
+    found = rate_of(spared, _numbered([case for case, _ in people]))
     try:
         part = CaseLevel(
             budget=budget,
             kind=kind,
             cohort=cohort,
             n_negative=len(people),
-            specificity=spared / len(people),
-            specificity_ci95=clopper_pearson(spared, len(people)),
+            specificity=found.value or 0.0,
+            specificity_ci95=found.ci95,
         )
     except ValidationError as error:
         raise ConfigError(
-            f"of {len(people)} judging people without cancer {1 - spared / len(people):.2%} are flagged for one cancer "
+            f"of {len(people)} judging people without cancer {1 - (found.value or 0.0):.2%} are flagged for one cancer "
             f"or more; the budget is {budget:.2%}",
             remedy="Tune on more cases or ask for a higher --specificity; choosing by the judging cases would spoil "
             "them as evidence.",
@@ -230,9 +232,9 @@ def _known(file: CaseFile, cancer: Cancer) -> tuple[list[float], list[bool]]:
 
 
 def _healthy(cases: Sequence[Case], cancers: Sequence[Cancer] | Mapping[Cancer, object]) -> tuple[
-    list[dict[Cancer, float]], int
+    list[tuple[Case, dict[Cancer, float]]], int
 ]:  # fmt: skip
-    """Raw scores of those who have none of the cancers and were analysed for all; how many were not for all.
+    """Those who have none of the cancers and were analysed for all, with raw scores; how many were not for all.
 
     To leave those out can only make the specificity look worse: who was asked fewer questions is flagged less often.
     """
@@ -243,7 +245,13 @@ def _healthy(cases: Sequence[Case], cancers: Sequence[Cancer] | Mapping[Cancer, 
             continue
         scores = {c: o.score for c, o in outcomes.items() if o is not None and o.score is not None}
         if len(scores) == len(outcomes):
-            people.append(scores)
+            people.append((case, scores))
         else:
             left_out += 1
     return people, left_out
+
+
+def _numbered(cases: Sequence[Case]) -> list[int]:
+    """Whose each case is."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(case.who, len(numbers)) for case in cases]

@@ -35,7 +35,7 @@ class Results:
 def evaluate(results: Sequence[Results], wanted: Wanted, now: dt.datetime) -> Evaluation:
     """Every figure. ConfigError where folders don't belong together, or thresholds can't be chosen."""
     _check_together(results)
-    everybody = [case for part in results for case in part.cases]
+    everybody = told_apart(results)
     bundle = results[0].run.bundle
     thresholds: Mapping[Cancer, Thresholds] = bundle.thresholds
     judging = [case for case in everybody if case.set == "judging"]
@@ -57,12 +57,24 @@ def evaluate(results: Sequence[Results], wanted: Wanted, now: dt.datetime) -> Ev
         tuning_cases=len(tuning),
         cohorts=tuple(_cohort(part.run) for part in results),
         cases=len(judging),
-        persons=len({(p.run.source, case.person) for p in results for case in p.cases if case.set == "judging"}),
+        persons=len({case.person for case in judging}),
         goals=goals_of(cancers, healthy, wanted),
         healthy=healthy,
         cancers=cancers,
         seconds=Speed(**{name: _speed(judging, name) for name in ("load", "analyse", "all")}),
     )
+
+
+def told_apart(results: Sequence[Results]) -> list[CaseResult]:
+    """All cases, with people numbered anew: in each table somebody else is the first. Synthetic people are seeds."""
+    numbers: dict[tuple[str, int], int] = {}
+    cases = []
+    for part in results:
+        source = "" if part.run.synthetic else part.run.source
+        for case in part.cases:
+            number = numbers.setdefault((source, case.person), len(numbers))
+            cases.append(case.model_copy(update={"person": number}))
+    return cases
 
 
 def _check_together(results: Sequence[Results]) -> None:

@@ -226,14 +226,16 @@ def test_phantom_makes_a_cohort_of_torsos_and_goes_on_where_it_was_left(tmp_path
     assert "file" in engines("phantom", 40, tmp_path / "x.npz", *wish, status=1)
 
 
-def _cases(path: Path, digest: str | None) -> Path:
-    """Lung scores of people with (0.7 and more) and without it (0.3 and less), a few the other way round."""
+def _cases(path: Path, digest: str | None, scans: int = 1) -> Path:
+    """Lung scores of people with (0.7 and more) and without it (0.3 and less), a few the other way round. scans: of
+    each person."""
     rows = []
     for index in range(80):
         truth = index % 2
         score = (0.7 + index / 400 if truth else 0.3 - index / 400) if index % 20 > 1 else 0.5
         outcomes = {"lung": {"truth": truth, "score": score}, "liver": {"truth": 0, "score": 0.0}}
-        rows.append({"case": f"{index:03}", "set": "tuning" if index < 40 else "judging", "cancers": outcomes})
+        case_set = "tuning" if index < 40 else "judging"
+        rows.append({"case": f"{index:03}", "person": f"p{index // scans}", "set": case_set, "cancers": outcomes})
     path.write_text(json.dumps({"bundle": digest, "kind": "synthetic", "cohort": "drawn", "cases": rows}))
     return path
 
@@ -246,7 +248,7 @@ def test_calibrate_writes_a_new_bundle_that_verifies(bundle: Bundle, tmp_path: P
     )
     new = open_bundle(made)
     assert result["digest"] == new.digest != bundle.digest
-    assert result["too_few"] == {"lung": 20}
+    assert (result["too_few"], result["repeats"]) == ({"lung": 20}, 0)
     lung, liver = new.manifest.cancers
     assert liver == bundle.manifest.cancers[1]
     assert lung.calibration is not None
@@ -281,6 +283,10 @@ def test_calibrate_says_where_people_are_too_few_and_raises_the_threshold_of_who
         ) == said
         at.append(open_bundle(made).manifest.cancers[0].positive_above)
     assert at[0] < at[1] == at[2]
+    assert "further ones" not in told
+    wish = ("--to", tmp_path / "twice", "--version", "1.4.0", "--cancer", "lung", "--specificity", 0.8)
+    told = " ".join(engines("calibrate", bundle.folder, _cases(tmp_path / "2.json", bundle.digest, 2), *wish).split())
+    assert "40 cases are further ones of people who have one before" in told
 
 
 def test_calibrate_refuses_what_does_not_belong_together(bundle: Bundle, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,28 +14,41 @@ from engines.calibration import (
     NotCalibrated,
     allowed_above,
     choose_thresholds,
-    clopper_pearson,
     evidence_at,
     isotonic,
     platt,
     upper_limit,
 )
 from engines.cascade.calibration import calibrated, logit
+from engines.evaluation.statistics import exact_interval
 from engines.manifest import Evidence
 
 SCORED = st.lists(st.tuples(st.integers(0, 1000).map(lambda n: n / 1000), st.booleans()), min_size=4, max_size=60)
 
 
 def evidence(threshold: float, *rows: tuple[bool, float | None]) -> Evidence:
-    return evidence_at(threshold, [score for _, score in rows], [truth for truth, _ in rows], "synthetic", "by hand")
+    return of_people(threshold, range(len(rows)), *rows)
+
+
+def of_people(threshold: float, persons: Sequence[int], *rows: tuple[bool, float | None]) -> Evidence:
+    scores, truth = [score for _, score in rows], [has for has, _ in rows]
+    return evidence_at(threshold, scores, truth, persons, "synthetic", "by hand")
+
+
+def test_the_interval_of_evidence_is_that_of_people() -> None:
+    rows = [(True, 0.9), (True, 0.9), (True, 0.1), (True, 0.1), (False, 0.1), (False, 0.1)]
+    single, double = evidence(0.5, *rows), of_people(0.5, [1, 1, 2, 2, 3, 3], *rows)
+    assert (double.sensitivity, double.n_positive) == (single.sensitivity, single.n_positive) == (0.5, 4)
+    assert double.sensitivity_ci95[0] < single.sensitivity_ci95[0]
+    assert double.specificity_ci95 == pytest.approx((0.025, 1))
 
 
 def test_interval_is_clopper_and_pearsons() -> None:
     # Textbook values: 0/10 and 10/10 have the closed form 1 - 0.025 ** (1 / 10).
-    assert clopper_pearson(0, 10) == pytest.approx((0.0, 0.30850), abs=1e-5)
-    assert clopper_pearson(10, 10) == pytest.approx((0.69150, 1.0), abs=1e-5)
-    assert clopper_pearson(5, 10) == pytest.approx((0.18709, 0.81291), abs=1e-5)
-    assert clopper_pearson(0, 0) == (0.0, 1.0)
+    assert exact_interval(0, 10) == pytest.approx((0.0, 0.30850), abs=1e-5)
+    assert exact_interval(10, 10) == pytest.approx((0.69150, 1.0), abs=1e-5)
+    assert exact_interval(5, 10) == pytest.approx((0.18709, 0.81291), abs=1e-5)
+    assert exact_interval(0, 0) == (0.0, 1.0)
 
 
 def test_the_upper_limit_has_the_rule_of_threes_closed_form() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import re
 from pathlib import Path
@@ -70,8 +71,12 @@ def test_the_figures_are_those_counted_by_hand(toys: tuple[Path, Results]) -> No
 
 
 def test_the_threshold_detector_may_raise_as_many_false_alarms_as_the_bundle_and_no_more() -> None:
-    def sized(truth: int, mm: float | None, verdict: Verdict = Verdict.NEGATIVE) -> CancerResult:
-        return result(truth, verdict, 0.0, baseline_mm=mm)
+    def sized(truth: int, mm: float | None, verdict: Verdict = Verdict.NEGATIVE) -> CaseResult:
+        answer = result(truth, verdict, 0.0, baseline_mm=mm)
+        one = next(numbers)
+        return CaseResult(case=one, person=one, set="judging", attributes={}, cancers={LUNG: answer}, seconds={})
+
+    numbers = itertools.count(1)
 
     ill = [sized(1, mm) for mm in (5.0, 12.0, 20.0, None)]
     well = [sized(0, mm) for mm in (0.0, 10.0, 15.0, None)]
@@ -168,6 +173,28 @@ def test_a_case_that_is_named_twice_is_refused(toys: tuple[Path, Results]) -> No
     rows = [(1, 0.9), (0, 0.1)]
     with pytest.raises(ConfigError, match="two of the folders"):
         evaluate([drawn(toys[1], "judging", 100, rows), drawn(toys[1], "tuning", 101, rows)], Wanted(), NOW)
+
+
+def test_scans_of_one_person_widen_intervals_and_the_first_of_two_tables_are_two_people(
+    toys: tuple[Path, Results],
+) -> None:
+    rows = [(1, 0.95), (1, 0.95), (1, 0.5), (1, 0.95), (1, 0.5), (1, 0.5), (0, 0.1), (0, 0.2)]
+
+    def table(first: int, scans: int) -> Results:
+        """A hospital's own: people are numbered in it, each with so many scans."""
+        part = drawn(toys[1], "judging", first, rows)
+        cases = [case.model_copy(update={"person": i // scans}) for i, case in enumerate(part.cases)]
+        return Results(part.run.model_copy(update={"synthetic": False}), tuple(cases))
+
+    single = evaluate([table(100, 1), table(200, 1)], Wanted(), NOW)
+    double = evaluate([table(100, 2), table(200, 2)], Wanted(), NOW)
+    assert (single.cases, single.persons, double.persons) == (16, 16, 8)
+    once, twice = single.cancers[0].sensitivity, double.cancers[0].sensitivity
+    assert (once.hits, once.n) == (twice.hits, twice.n) == (6, 12)
+    assert once.ci95 == pytest.approx((0.2109, 0.7891), abs=1e-4)
+    assert twice.ci95[0] < once.ci95[0] < once.ci95[1] < twice.ci95[1]
+    assert "Some people have several scans" in page(double, [])
+    assert "Some people have several scans" not in page(single, [])
 
 
 def test_the_cases_can_be_handed_on_to_calibrate(toys: tuple[Path, Results]) -> None:
